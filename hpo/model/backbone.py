@@ -20,20 +20,20 @@ from hpo.model.randomness import Dropouts
 from hpo.tasks.protocol import ClassifierHead, Head
 
 PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
-"""Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""
+"""Architectures that use a mask of shape (rows, 1, 1, length), True where there is text, unchanged."""
 
 FINGERPRINT_NUMBERS = 64
-"""How many numbers of each weight a fingerprint looks at, about."""
+"""Approximate number of values of each weight that enter a fingerprint."""
 NUMBERS_IN_FP32 = 2**22
-"""How many numbers of a frozen matrix of 16 bits are in fp32 at a time."""
+"""Number of values of a frozen 16-bit matrix that are in fp32 at a time."""
 
 
 Given = Callable[[Batch], AbstractContextManager[object]]
-"""The context in which a pass through the network does not compute what is known of a batch."""
+"""Context in which a pass through the network uses cached hidden states of a batch."""
 
 
 def all_computed(_batch: Batch) -> AbstractContextManager[object]:
-    """Let a pass compute everything."""
+    """Compute everything in a pass."""
     return nullcontext()
 
 
@@ -49,18 +49,18 @@ class Backbone:
         Args:
             network: a transformers model with a head.
             tokenizer: its tokenizer.
-            fresh: names of parameters that each trial initialises: the head, a pooler that pretraining did not leave.
-            device: where it shall train.
-            shared: where the pretrained weights are held for all worker processes; None to hold them here.
-            head: how it is asked; None for a classifier's.
+            fresh: names of parameters that each trial initialises: the head, and a pooler without pretrained weights.
+            device: device to train on.
+            shared: store of the pretrained weights that all worker processes share; None to hold them here.
+            head: how it gives outputs; None for a classifier's head.
         """
         self.pad_id = set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
-        """Most tokens of one text; None where there is no limit."""
+        """Most tokens of one text; None without a limit."""
         self.fresh = fresh
         """Names of parameters that each trial initialises."""
         self.fingerprint = _fingerprint(network, fresh)
-        """Digest of what identifies the pretrained weights: a part of each."""
+        """Digest that identifies the pretrained weights, from a part of each."""
         self._shared = shared
         self._pretrained: Mapping[str, Tensor] | None = None
         owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters() if name in fresh)
@@ -68,10 +68,10 @@ class Backbone:
             if next(owner.children(), None) is None:
                 compute_in_fp32(owner)
         self.head: Head = head or ClassifierHead()
-        """How it is asked."""
+        """How it gives outputs."""
         if type(words := network.get_output_embeddings()) is nn.Linear:
             words.__class__ = LinearInFp32 if words.weight.dtype == torch.float32 else FrozenLinearInFp32
-        # Copies on the CPU: initialised there, they are the same on every device.
+        # Copies on the CPU: weights that are initialised there are the same on every device.
         self._fresh_modules = {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
         self.layers = LayerStack(network)
         self.checkpointing = GradientCheckpointing(transformer_layers(network)[1])
@@ -82,26 +82,26 @@ class Backbone:
         self._mounted: Mapping[str, nn.Module] = {}
         self._given: Given = all_computed
         self.evaluation_tokens: int | None = None
-        """Tokens of one batch in evaluation, where memory ran out at more."""
+        """Tokens of a batch in evaluation, lowered if memory ran out."""
         self.tokenizer = tokenizer
         self.network = network.to(device)
         self.device = device
 
     @torch.no_grad()
     def reset(self, seed: int, head_scale: float | None = None) -> None:
-        """Put back pretrained weights that were trained, and initialise the head from `seed`: the same on every device.
+        """Restore pretrained weights that were trained, and initialise the head from `seed`: the same on every device.
 
-        The model has all its layers then; `layers.keep` is to follow where a trial keeps fewer.
+        The model then has all its layers; `layers.keep` must follow for a trial that keeps fewer.
 
         Args:
-            seed: of the new weights; an equal one draws the same directions at every scale.
+            seed: of the new weights; equal seeds draw the same directions at every scale.
             head_scale: standard deviation of the new matrices, around 0; None for the library's own.
         """
-        # All layers first: in one that a trial left out a module may be mounted.
+        # All layers first, because a module may be mounted in a layer that a trial left out.
         self.layers.keep(None)
         self.mount({})
         with torch.random.fork_rng(devices=[]):
-            # Of the CPU alone: `torch.manual_seed` would seed the generators of all devices too.
+            # Only the CPU's generator: `torch.manual_seed` would seed the generators of all devices too.
             torch.default_generator.manual_seed(seed)
             for module in self._fresh_modules.values():
                 self.network._init_weights(module)
@@ -111,7 +111,8 @@ class Backbone:
             for name, tensor in module.named_parameters(recurse=False)
         }
         if head_scale is not None:
-            # From the seed again: a library that draws its head so, at this scale, has drawn these very numbers.
+            # From the seed again: a library that initialises its head in this way, at this scale, draws these very
+            # numbers.
             generator = torch.Generator().manual_seed(seed)
             for matrix in (tensor for tensor in fresh.values() if tensor.ndim >= 2):
                 matrix.normal_(0.0, head_scale, generator=generator)
@@ -120,16 +121,16 @@ class Backbone:
         self.network.zero_grad(set_to_none=True)
 
     def hold_pretrained(self) -> Mapping[str, Tensor]:
-        """Return name -> pretrained weight; held from before the first trial that rewrites the network's on."""
+        """Return name -> pretrained weight, kept since before the first trial that rewrites the network's own."""
         if self._pretrained is None:
             pretrained = {n: t.cpu() for n, t in self.network.state_dict().items() if n not in self.fresh}
             self._pretrained = _kept(pretrained, self._shared)
         return self._pretrained
 
     def mount(self, modules: Mapping[str, nn.Module], given: Given = all_computed) -> None:
-        """Put modules, by their paths, in the place of the network's own, and its own in the place of all others.
+        """Mount modules at their paths in the network, and restore the network's own at all other paths.
 
-        `given` is what layers below them are given of a batch, until others are mounted.
+        `given` provides cached hidden states of a batch, until other modules are mounted.
         """
         self._given = given
         if modules is self._mounted:
@@ -148,12 +149,12 @@ class Backbone:
         return self._displaced.get(path) or self.network.get_submodule(path)
 
     def logits(self, batch: Batch, precision: Precision) -> Tensor:
-        """Return the model's answer to a batch, computed in `precision`; fp32, shape (rows, labels)."""
+        """Return the model's output for a batch, computed in `precision`; fp32, shape (rows, labels)."""
         with self._given(batch):
             return self.answer(batch, precision)
 
     def answer(self, batch: Batch, precision: Precision) -> Tensor:
-        """Do as `logits` does, and compute all layers."""
+        """Return the same as `logits`, with all layers computed."""
         with autocast(self.device, precision):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 
@@ -165,10 +166,11 @@ class Backbone:
         return (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
 
     def _placed(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the inputs of the network, on their way to the device."""
+        """Return the inputs of the network, being copied to the device."""
         inputs = {name: self.placed(tensor) for name, tensor in batch.inputs.items()}
         if self._takes_prepared_mask:
-            # Of one that is not prepared transformers asks the device whether it masks anything, and waits for that.
+            # Given an unprepared mask, transformers asks the device whether it masks anything, and waits for the
+            # answer.
             mask = inputs.pop("attention_mask")
             is_padded = bool((batch.lengths < batch.width).any())
             return {**inputs, "attention_mask": mask[:, None, None, :].bool()} if is_padded else inputs
@@ -179,12 +181,12 @@ class Backbone:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
-        """Return name -> pretrained weight on the device, for those of `names` that pretraining left; read only."""
+        """Return name -> pretrained weight on the device, for those of `names` that have one; read only."""
         held = self.hold_pretrained()
         return {name: held[name].to(self.device) for name in names if name not in self.fresh}
 
     def refuse_length(self, max_length: int) -> None:
-        """Raise a `ModelError` where texts of `max_length` tokens are longer than the model can read."""
+        """Raise a `ModelError` if texts of `max_length` tokens are longer than the model can read."""
         if self.longest is not None and max_length > self.longest:
             raise ModelError(
                 f"max_length is {max_length}, but the model reads at most {self.longest} tokens; lower it to "
@@ -199,7 +201,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def compute_in_fp32(module: nn.Module) -> None:
-    """Let a module of a head have fp32 weights, and its linear layers compute in fp32: logits in bf16 would tie."""
+    """Give a module of a head fp32 weights and fp32 linear layers, because logits in bf16 would tie."""
     module.float()
     for layer in module.modules():
         if type(layer) is nn.Linear:
@@ -207,29 +209,29 @@ def compute_in_fp32(module: nn.Module) -> None:
 
 
 class LinearInFp32(nn.Linear):
-    """A linear layer that computes in fp32 under autocast too."""
+    """Linear layer that computes in fp32 under autocast too."""
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return what the layer gives, in fp32."""
+        """Return the layer's output, in fp32."""
         with torch.autocast(states.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return nn.functional.linear(states.float(), self.weight.float(), bias)
 
 
 class FrozenLinearInFp32(nn.Linear):
-    """A linear layer of frozen weights of 16 bits that computes in fp32; biases are as they are."""
+    """Linear layer of frozen 16-bit weights that computes in fp32; biases are unchanged."""
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return what the layer gives, in fp32."""
+        """Return the layer's output, in fp32."""
         with torch.autocast(states.device.type, enabled=False):
             product: Tensor = _ProductInFp32.apply(states.float(), self.weight)  # type: ignore[no-untyped-call]
             return product if self.bias is None else product + self.bias
 
 
 class _ProductInFp32(torch.autograd.Function):
-    """The product with a matrix of 16 bits, some rows of which are in fp32 at a time.
+    """Product with a 16-bit matrix, of which only some rows at a time are in fp32.
 
-    As a whole, output embeddings of 128,000 tokens of width 2,048 would take 1 GiB, until the backward pass has come.
+    In full, output embeddings of 128,000 tokens of width 2,048 would take 1 GiB, until the end of the backward pass.
     """
 
     @staticmethod
@@ -251,7 +253,7 @@ class _ProductInFp32(torch.autograd.Function):
 
 
 def _parts_in_fp32(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield parts of the rows of a matrix, and these in fp32."""
+    """Yield parts of the rows of a matrix, each also in fp32."""
     at_once = max(1, NUMBERS_IN_FP32 // weight.shape[1])
     for begin in range(0, len(weight), at_once):
         rows = slice(begin, begin + at_once)
@@ -259,10 +261,10 @@ def _parts_in_fp32(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def set_padding(network: Any, tokenizer: Any) -> int:
-    """Make tokenizer and model agree on a padding token, the end-of-text token where there is none; return its id.
+    """Give tokenizer and model one padding token, the end-of-text token if there is none; return its id.
 
-    A decoder's head reads the last token that is not padding, found by its id, not by the mask. A text that itself ends
-    in the padding token is therefore read one token earlier, alike whether alone or in a padded batch.
+    A decoder's head reads the last token that is not padding, found by its id, not by the mask. So a text that itself
+    ends with the padding token is read one token earlier, alone and in a padded batch alike.
     """
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -282,7 +284,7 @@ def _longest(network: Any, tokenizer: Any) -> int | None:
     limits = [limit for limit in (tokenizer.model_max_length,) if limit < 10**9]
     positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if positions:
-        # RoBERTa and its kin count positions from behind the padding position.
+        # RoBERTa and similar models count positions from the padding position on.
         tables = [m for name, m in network.named_modules() if name.endswith("position_embeddings")]
         paddings = [table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None]
         limits.append(positions - max((padding + 1 for padding in paddings), default=0))
@@ -290,17 +292,17 @@ def _longest(network: Any, tokenizer: Any) -> int | None:
 
 
 def _kept(weights: Mapping[str, Tensor], shared: SharedFiles | None) -> Mapping[str, Tensor]:
-    """Return what of `weights` stays as it is while they are trained, in this process's memory or all workers'."""
+    """Return those of `weights` that do not change in training, in this process's memory or in shared memory."""
 
     def copies() -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in weights.items()}
 
-    # Known by their content alone: whatever a folder or a hub id stood for before, these are the weights now.
+    # Identified only by content: a folder or hub id may have had other weights before.
     return copies() if shared is None else shared.tensors("weights", [content_digest(weights)], copies)
 
 
 def _fingerprint(network: Any, fresh: frozenset[str]) -> str:
-    """Return SHA-256, hexadecimal, over name, kind, shape and a few numbers of each pretrained tensor."""
+    """Return SHA-256, hexadecimal, over name, kind, shape and a few values of each pretrained tensor."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         if name not in fresh:

@@ -1,8 +1,8 @@
-"""Frozen layers: what they give for a row of text is computed once, kept in a file, and given to every later pass.
+"""Frozen layers: their output for a row of text is computed once, cached in a file, and used in every later pass.
 
-Below the lowest layer that a trial trains, hidden states are a function of the text alone. They are kept ragged, in the
-number format that the layers compute in. Rows are computed in blocks of like length that follow from their split alone,
-so the states of a row are the same to the last bit whichever trial needs them first.
+Below the lowest layer that a trial trains, hidden states depend only on the text. They are kept ragged, in the number
+format that the layers compute in. Rows are computed in blocks of similar length that depend only on their split, so the
+states of a row are the same to the last bit whichever trial needs them first.
 """
 
 import logging
@@ -30,12 +30,12 @@ from hpo.model.backbone import Backbone, Given, all_computed
 from hpo.model.randomness import RandomState
 
 BLOCK_TOKENS = {"cpu": 512, "cuda": 16384}
-"""Tokens of the rows that are computed together, by device type, at which a pass is efficient."""
+"""Tokens of rows computed together, by device type, for an efficient pass."""
 MOST_ROWS = 512
 MOST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-"""Largest distance of a network's answers with kept states from those without, over the length of the latter."""
+"""Largest distance between a network's outputs with and without the cache, divided by the norm of the latter."""
 ROWS_TO_JUDGE = 64
-"""Rows that were read and rows that were computed, from which on it is judged which is faster."""
+"""Numbers of rows read and of rows computed, from which the faster way is chosen."""
 
 Forward = Callable[..., Any]
 
@@ -43,17 +43,17 @@ logger = logging.getLogger(__name__)
 
 
 class _Reached(Exception):
-    """A pass has come to the end of the frozen layers."""
+    """Signal that a pass has reached the end of the frozen layers."""
 
     def __init__(self, output: Any) -> None:
         self.output = output
 
 
 class RowStates:
-    """Hidden states of the rows of a split, behind some layers."""
+    """Hidden states of the rows of a split, after some layers."""
 
     def __init__(self, file: RowFile, split: TokenizedSplit, block_tokens: int) -> None:
-        """Keep them in `file`, and compute as many rows at once as have `block_tokens` tokens."""
+        """Cache states in `file`, and compute as many rows at once as have `block_tokens` tokens."""
         self._file, self._lengths = file, split.tokens.lengths
         self._blocks = evaluation_batches(self._lengths[: file.rows], max_tokens=block_tokens, max_rows=MOST_ROWS)
         self._block_of = np.empty(file.rows, dtype=np.int64)
@@ -64,12 +64,12 @@ class RowStates:
 
     @property
     def pays(self) -> bool:
-        """Whether a row is faster read than computed, as far as this process has seen both."""
+        """True if reading a row is faster than computing it, as measured in this process."""
         (read, reading), (computed, computing) = self._read, self._computed
         return bool(min(read, computed) < ROWS_TO_JUDGE or reading / read < computing / computed)
 
     def put(self, states: Tensor, rows: Rows, compute: Callable[[Rows], Tensor]) -> None:
-        """Fill in the states of different rows, computed where they are not kept.
+        """Fill in the states of different rows, computed if they are not cached.
 
         Args:
             states: zeros on the CPU, shape (rows, length, width).
@@ -95,14 +95,14 @@ class RowStates:
                     self._file.write(row, _bytes(own[:length]).tobytes())
 
     def _take(self, row: int, states: Tensor) -> bool:
-        """Fill in the states of a row that is kept; return whether it is."""
+        """Fill in the states of a row if it is cached; return true if so."""
         record = self._file.read(row) if row < self._file.rows else None
         if record is not None:
             _bytes(states[: self._lengths[row]])[:] = np.frombuffer(record, np.uint8)
         return record is not None
 
     def _groups(self, rows: Sequence[int]) -> list[Rows]:
-        """Return which rows are computed together, to have these: whole blocks, and what has no place in the file."""
+        """Return the rows that are computed together for these: whole blocks, and rows without a place in the file."""
         beyond = [row for row in rows if row >= self._file.rows]
         numbers = sorted({int(self._block_of[row]) for row in rows if row < self._file.rows})
         return [*(self._blocks[number] for number in numbers), *([np.array(beyond)] if beyond else [])]
@@ -115,15 +115,15 @@ def _bytes(states: Tensor) -> NDArray[np.uint8]:
 
 
 class StateCache:
-    """Hidden states that a process keeps, of all splits, depths and number formats."""
+    """Hidden states cached by a process, of all splits, depths and number formats."""
 
     def __init__(self, shared: SharedFiles | None, network: str, device: torch.device) -> None:
-        """Keep them in files that all workers of the machine share, or in files of this process where `shared` is None.
+        """Cache states in files that all workers of the machine share, or in this process's files if `shared` is None.
 
         Args:
             shared: the folder.
-            network: what identifies the pretrained weights.
-            device: where they are computed.
+            network: identity of the pretrained weights.
+            device: device that computes them.
         """
         self._shared, self._network = shared, network
         self._block_tokens = BLOCK_TOKENS[device.type]
@@ -131,7 +131,7 @@ class StateCache:
         self.is_on = True
 
     def of(self, split: TokenizedSplit, depth: int, width: int, dtype: torch.dtype) -> RowStates | None:
-        """Return the states of a split's rows behind `depth` layers; None where they are not kept."""
+        """Return the states of a split's rows after `depth` layers; None if they are not cached."""
         key = (split.source, depth, str(dtype))
         if self.is_on and split.source and key not in self._opened:
             self._opened[key] = self._open(split, [*key, self._network], width * dtype.itemsize)
@@ -149,43 +149,43 @@ class StateCache:
         return RowStates(file, split, self._block_tokens) if file.rows else None
 
     def stop(self, error: Exception) -> None:
-        """Keep nothing more, for a reason that is logged."""
+        """Stop caching, for a reason that is logged."""
         self.is_on = False
         logger.warning("Frozen layers are computed in every pass from now on: %s", error_line(error))
 
 
 class FrozenLayers:
-    """The bottom layers of a trial's network, which the trial leaves as they are."""
+    """The bottom layers of a trial's network, which the trial does not change."""
 
     def __init__(
         self, backbone: Backbone, layers: Sequence[nn.Module], precision: Precision, cache: StateCache
     ) -> None:
-        """Take over the lowest layers of a backbone, at least one, for passes in `precision`."""
+        """Take the lowest layers of a backbone, at least one, for passes in `precision`."""
         self._backbone, self._layers, self._cache = backbone, list(layers), cache
         self._answer = partial(backbone.answer, precision=precision)
         self._in_bf16 = precision == "bf16"
         self._last = torch.empty(0)
-        """A hidden state, of the width and the number format that the layers give."""
+        """A hidden state, with the width and the number format of the layers' output."""
         self._behind: tuple[None, ...] | None = None
-        """What a layer returns behind hidden states, in a tuple; None where it returns them alone."""
+        """Further outputs of a layer after its hidden states, in a tuple; None if it returns these alone."""
 
     @property
     def depth(self) -> int:
-        """How many layers these are."""
+        """Number of these layers."""
         return len(self._layers)
 
     @contextmanager
     def given(self, batch: Batch) -> Iterator[None]:
-        """Let the layers give what is kept of a batch's rows in place of computing it, where something is kept."""
+        """Within the block, use cached states of a batch's rows, if any, instead of computing the layers."""
         states = self._kept(batch)
         with nullcontext() if states is None else self._giving(states):
             yield
 
     def agrees(self, batch: Batch) -> bool:
-        """Return whether the network answers a batch alike when it is given states that were computed row by row.
+        """Return true if the network gives the same outputs for a batch with states that were computed row by row.
 
-        It does not where dropout acts in these layers or below, where padding matters, or where a layer hands on more
-        than hidden states.
+        Not so if dropout acts in these layers or below, if padding matters, or if a layer passes on more than hidden
+        states.
         """
         device = self._backbone.device
         try:
@@ -199,18 +199,18 @@ class FrozenLayers:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            # Whatever it dies of: its layers are not a stack that hidden states go through.
+            # Any error means that its layers are not a simple stack over hidden states.
             logger.debug("Frozen layers cannot be given states.", exc_info=True)
             return False
         return bool((found - expected).norm() <= MOST_DIFFERENCE[self._dtype] * expected.norm())
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Number format of the states that are kept: that of the layers' products."""
+        """Number format of cached states: that of the layers' products."""
         return torch.bfloat16 if self._in_bf16 else self._last.dtype
 
     def _kept(self, batch: Batch) -> Tensor | None:
-        """Return the states of a batch's rows on the device, shape (rows, length, width); None where not all are."""
+        """Return the states of a batch's rows on the device, shape (rows, length, width); None if some are missing."""
         width = self._last.numel()
         opened = (self._cache.of(split, self.depth, width, self._dtype) for split, _ in batch.origins)
         kept = [of_split for of_split in opened if of_split]
@@ -233,10 +233,10 @@ class FrozenLayers:
 
     @torch.no_grad()
     def _computed(self, batch: Batch) -> Tensor:
-        """Return the states of a batch behind the layers, shape (rows, length, width); the pass ends there.
+        """Return the states of a batch after the layers, shape (rows, length, width); the pass ends there.
 
         Raises:
-            TypeError: the layers give something else.
+            TypeError: the layers return something else.
         """
         *_, top = self._layers
 
@@ -258,19 +258,19 @@ class FrozenLayers:
         return states
 
     def _giving(self, states: Tensor) -> AbstractContextManager[None]:
-        """Let each layer return these states, whatever it is called with."""
+        """Make each layer return these states, whatever its inputs."""
         output = states if self._behind is None else (states, *self._behind)
         return _forwards(self._layers, lambda *_inputs, **_named: output)
 
 
 def given_by(frozen: FrozenLayers | None) -> Given:
-    """Return what a pass through a backbone is given for a trial with these frozen layers."""
+    """Return the provider of cached states for a trial with these frozen layers."""
     return frozen.given if frozen else all_computed
 
 
 @contextmanager
 def _forwards(modules: Sequence[nn.Module], forward: Forward) -> Iterator[None]:
-    """Let modules compute `forward` in place of their own, which may itself be in the place of their class's."""
+    """Replace `forward` of modules, which may itself be an instance's replacement of its class's."""
     own = [module.__dict__.get("forward") for module in modules]
     for module in modules:
         module.forward = forward

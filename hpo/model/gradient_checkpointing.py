@@ -1,7 +1,7 @@
-"""Gradient checkpointing: the backward pass computes a layer's activations again in place of storing them.
+"""Gradient checkpointing: the backward pass recomputes a layer's activations instead of storing them.
 
-Sublinear memory for a third more computation (Chen et al. 2016). transformers does it in training mode alone, in which
-frozen layers are not, so the layers are wrapped here.
+Sublinear memory for a third more computation (Chen et al. 2016). transformers does this only in training mode, and
+frozen layers are in evaluation mode, so the layers are wrapped here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +20,16 @@ class GradientCheckpointing:
     """A switch for the transformer layers of a network."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
-        """Leave it off, for all these layers."""
+        """Start switched off, for all these layers."""
         self._layers = list(layers)
-        # A library may have put its own in their place, which is to come back.
+        # A library may have replaced `forward` on the instance; that replacement is restored later.
         self._forwards = [layer.forward for layer in layers]
         self._is_on = False
         self.randoms: Sequence[RandomState] = ()
-        """Of the trials whose rows go through the layers side by side; none of one alone, which uses torch's own."""
+        """Generators of the trials whose rows share a pass; empty for a single trial, which uses torch's own."""
 
     def switch(self, on: bool) -> None:
-        """Switch it on or off for the passes to come."""
+        """Switch it on or off for later passes."""
         if on is self._is_on:
             return
         for layer, forward in zip(self._layers, self._forwards, strict=True):
@@ -46,7 +46,7 @@ class GradientCheckpointing:
 
 @contextmanager
 def _at(randoms: Sequence[RandomState], states: Sequence[list[torch.Tensor]]) -> Iterator[None]:
-    """Draw the same dropout masks again, and leave the generators as they are."""
+    """Repeat the same dropout masks, and leave the generators unchanged."""
     now = [random.state for random in randoms]
     for random, state in zip(randoms, states, strict=True):
         random.state = state

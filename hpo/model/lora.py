@@ -1,8 +1,8 @@
-"""LoRA: low-rank adapters beside the frozen linear layers of a network (Hu et al. 2022).
+"""LoRA: low-rank adapters on the frozen linear layers of a network (Hu et al. 2022).
 
-A layer's output W x becomes W x + scaling * B A x. A starts uniform as PEFT's does, B at zero, so that a trial starts
-at the pretrained network. The scaling is alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023). The weights
-of adapters are fp32 whatever the network's are.
+A layer's output W x becomes W x + scaling * B A x. A starts uniform like PEFT's, and B at zero, so that a trial starts
+from the pretrained network. The scaling is alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023). The
+weights of adapters are fp32 whatever the network's are.
 """
 
 import math
@@ -22,23 +22,23 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 
 OF_ADAPTERS = 2
-"""Third number of the seed of adapters, by which it differs from those of heads, folds and dropout masks."""
+"""Third number of an adapter's seed, which separates it from those of heads, folds and dropout masks."""
 ATTENTION = ("attention", "attn")
-"""Words in the path of a linear layer of attention."""
+"""Words in the paths of attention's linear layers."""
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with an adapter; its parameters are the adapter's alone, named as PEFT names them."""
+    """A frozen linear layer with an adapter; only the adapter's parameters are registered, under PEFT's names."""
 
     def __init__(self, base: nn.Module, hyperparameters: Hyperparameters, generator: torch.Generator) -> None:
-        """Put an adapter beside `base`, a `Linear` or a `Conv1D`, its A drawn from a generator of the CPU."""
+        """Add an adapter to `base`, a `Linear` or a `Conv1D`; its A is drawn from a generator of the CPU."""
         super().__init__()
         rank, alpha, probability = _applying(hyperparameters)
-        # In a tuple, as what a module holds itself is registered as part of it.
+        # In a tuple, because a module registers any module that is its attribute.
         self._base = (base,)
         sizes = (base.nx, base.nf) if isinstance(base, Conv1D) else (base.in_features, base.out_features)
         inputs, outputs = map(int, sizes)
-        # On no device first: the library's own initial values would be drawn from torch's generator.
+        # Created without a device: the library's own initialisation would use torch's generator.
         self.lora_A = nn.Linear(inputs, rank, bias=False, device="meta").to_empty(device="cpu")
         self.lora_B = nn.Linear(rank, outputs, bias=False, device="meta").to_empty(device="cpu")
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5), generator=generator)
@@ -52,7 +52,7 @@ class LoraLinear(nn.Module):
         return self._base[0]
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return what the layer gives with its adapter, in the dtype that it gives without; shape (rows, ..., out)."""
+        """Return the layer's output with its adapter, in the dtype of the layer's output; shape (rows, ..., out)."""
         return adapted(self.base, states, [AdaptedRows(adapter=self, rows=slice(0, states.shape[0]))])
 
     @torch.no_grad()
@@ -65,30 +65,30 @@ class LoraLinear(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptedRows:
-    """Rows of a batch that an adapter is for: those of its trial."""
+    """Rows of the batch that belong to the adapter's trial."""
 
     adapter: LoraLinear
     rows: slice
     width: int | None = None
-    """Tokens to which the trial's own batch is padded; None for all that there are."""
+    """Length in tokens to which the trial's own batch is padded; None for the whole length."""
     random: AbstractContextManager[object] = field(default_factory=nullcontext)
-    """In which its dropout is drawn."""
+    """Random state for its dropout."""
 
     @property
     def kept_share(self) -> float:
-        """Share of the states that dropout keeps."""
+        """Probability with which dropout keeps a value."""
         dropout = self.adapter.lora_dropout
         return 1 - dropout.p if dropout.training else 1.0
 
     @property
     def scaling(self) -> float:
-        """What the product of states, A and B is multiplied by."""
+        """Factor of the product of states, A and B."""
         return self.adapter.scaling / self.kept_share
 
     def kept(self, states: Tensor) -> Tensor:
-        """Return which states of shape (rows, ..., in) dropout leaves this adapter; shape (tokens, in)."""
+        """Return states of shape (rows, ..., in) after this adapter's dropout; shape (tokens, in)."""
         mine = states[self.rows]
-        # Drawn for its own tokens alone, as beside no other trial.
+        # Masks are drawn only for its own tokens, as when the trial is alone.
         own = mine if mine.ndim == 2 else mine[:, : self.width]
         with self.random:
             kept = torch.empty(own.shape, dtype=torch.bool, device=states.device).bernoulli_(self.kept_share)
@@ -97,7 +97,7 @@ class AdaptedRows:
         return kept.view(-1, states.shape[-1])
 
     def goes_with(self, before: "AdaptedRows") -> bool:
-        """Return whether both are computed in one product: neighbours of equal shapes and scaling."""
+        """Return true if both can be computed in one product: neighbours with equal shapes and scaling."""
         of_both = [
             (one.rows.stop - one.rows.start, one.adapter.lora_A.weight.shape, one.scaling, one.kept_share)
             for one in (self, before)
@@ -106,9 +106,9 @@ class AdaptedRows:
 
 
 def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) -> Tensor:
-    """Return what a frozen layer gives with adapters, each for its own rows; shape (rows, ..., out).
+    """Return a frozen layer's output with adapters, each for its own rows; shape (rows, ..., out).
 
-    The layer is computed once for all rows. Nothing of one trial's rows or adapter reaches another's, were it NaN.
+    The layer is computed once for all rows. Nothing of one trial's rows or adapter reaches another's, not even NaN.
 
     Args:
         base: the frozen layer.
@@ -131,16 +131,17 @@ def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) ->
 
 
 def _stacked(group: Sequence[AdaptedRows], states: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return A, B and what dropout keeps of each, stacked; None where it keeps all."""
+    """Return A, B and dropout masks, stacked; None for the masks if nothing is dropped."""
     kept = [one.kept(states) for one in group if one.kept_share < 1]
     a, b = [one.adapter.lora_A.weight for one in group], [one.adapter.lora_B.weight for one in group]
     return torch.stack(a), torch.stack(b), torch.stack(kept) if kept else None
 
 
 class _Adapted(torch.autograd.Function):
-    """Adds to an output of a frozen layer, in place, what adapters give for parts of its tokens.
+    """Add the outputs of adapters for parts of the tokens to a frozen layer's output, in place.
 
-    By hand, since the many small operations of several trials would take longer to be recorded than to be computed.
+    Written by hand, because recording the many small operations of several trials would take longer than computing
+    them.
     """
 
     @staticmethod
@@ -149,13 +150,13 @@ class _Adapted(torch.autograd.Function):
     ) -> Tensor:
         """Return the output, shape (tokens, out), for states (tokens, in).
 
-        Of each part, which n adapters share evenly, `tensors` has A, B, shape (n, ...), and what dropout keeps.
+        `tensors` has for each part, which n adapters share evenly, A and B, shape (n, ...), and the dropout mask.
         """
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
         narrow = []
         for part, scaling, a, b, kept in zip(parts, scalings, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
-            # Scaled where it is narrowest.
+            # Scale where the tensor is narrowest.
             inner = torch.bmm(_left(states[part], len(a), kept).to(dtype), a.to(dtype).mT).mul_(scaling)
             narrow.append(inner)
             mine, b_turned = output[part].view(len(a), -1, output.shape[-1]), b.to(dtype).mT
@@ -194,7 +195,7 @@ class _Adapted(torch.autograd.Function):
 
 
 def _left(states: Tensor, adapters: int, kept: Tensor | None) -> Tensor:
-    """Return the states of so many adapters that dropout leaves them; shape (adapters, tokens, in)."""
+    """Return the states of that many adapters after dropout; shape (adapters, tokens, in)."""
     mine = states.view(adapters, -1, states.shape[-1])
     return mine if kept is None else mine * kept
 
@@ -202,16 +203,16 @@ def _left(states: Tensor, adapters: int, kept: Tensor | None) -> Tensor:
 def lora_layers(
     network: Any, hyperparameters: Hyperparameters, fresh: Collection[str], seed: int
 ) -> dict[str, LoraLinear]:
-    """Return path -> adapter of each layer that `lora_targets` names, drawn from `seed`, on the network's device.
+    """Return path -> adapter of each layer that `lora_targets` names, initialised from `seed`, on the network's device.
 
     Args:
         network: a transformers model without adapters.
         hyperparameters: of method `lora`.
-        fresh: names of its parameters that are drawn anew: they are trained themselves.
+        fresh: names of its newly initialised parameters, which are trained themselves.
         seed: of the trial.
 
     Raises:
-        ConfigurationError: a target that is no linear layer of the model, or cannot have an adapter.
+        ConfigurationError: a target that is not a linear layer of the model, or cannot have an adapter.
     """
     assert hyperparameters.lora_targets is not None
     targets = lora_targets(network, hyperparameters.lora_targets, fresh)
@@ -228,11 +229,11 @@ def lora_targets(network: Any, wanted: str, fresh: Collection[str] = frozenset()
 
     Args:
         network: a transformers model.
-        wanted: `all-linear`, `attention`, `mlp`, or names separated by commas: of a layer's path, or the end of one.
-        fresh: names of parameters that are drawn anew.
+        wanted: `all-linear`, `attention`, `mlp`, or comma-separated names: a layer's path, or the end of one.
+        fresh: names of newly initialised parameters.
 
     Raises:
-        ConfigurationError: a name that is of no linear layer, or experts that are no linear layers.
+        ConfigurationError: a name that matches no linear layer, or experts that are not linear layers.
     """
     layers = adaptable_layers(network, fresh)
     if wanted in ("all-linear", "mlp"):
@@ -252,10 +253,10 @@ def lora_targets(network: Any, wanted: str, fresh: Collection[str] = frozenset()
 
 
 def note_on_targets(network: Any, wanted: str, fresh: Collection[str] = frozenset()) -> str:
-    """Say in a sentence which weights of layers get no adapter and are not trained otherwise; nothing where all do.
+    """Return a sentence on layer weights that get no adapter and are not trained otherwise; empty if there are none.
 
     Raises:
-        ConfigurationError: what `lora_targets` raises.
+        ConfigurationError: as `lora_targets`.
     """
     adapted = lora_targets(network, wanted, fresh)
     frozen = [
@@ -271,7 +272,7 @@ def note_on_targets(network: Any, wanted: str, fresh: Collection[str] = frozense
 
 
 def adaptable_layers(network: Any, fresh: Collection[str] = frozenset()) -> dict[str, nn.Module]:
-    """Return path -> linear layer of a network, but those of its head, which are trained, and its output embeddings.
+    """Return path -> linear layer of a network, without its head, which is trained, and its output embeddings.
 
     Raises:
         ModelError: there is none.
@@ -288,7 +289,7 @@ def adaptable_layers(network: Any, fresh: Collection[str] = frozenset()) -> dict
 
 
 def merge(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Merge all adapters among a trial's modules into the layers that they stand beside; return the other modules."""
+    """Merge all adapters among a trial's modules into their layers; return the other modules."""
     for module in modules.values():
         if isinstance(module, LoraLinear):
             module.merge()
@@ -305,7 +306,7 @@ def _applying(hyperparameters: Hyperparameters) -> tuple[int, float, float]:
 
 
 def _is_trained(path: str, fresh: Collection[str]) -> bool:
-    """Return whether a layer is of the head, or a pooler, which are trained themselves."""
+    """Return true if a layer belongs to the head, or is a pooler, which are trained themselves."""
     return f"{path}.weight" in fresh or "pooler" in path.split(".")
 
 
@@ -318,7 +319,7 @@ def _is_named(path: str, name: str) -> bool:
 
 
 def _refuse_experts(network: Any, wanted: str) -> None:
-    """Raise where a mixture of experts holds their weights in one tensor, which `wanted` would miss in silence."""
+    """Raise an error if a mixture of experts holds its weights in one tensor, which `wanted` would silently miss."""
     experts = next((name for name, weight in network.named_parameters() if weight.ndim == 3 and "expert" in name), None)
     if experts:
         raise ConfigurationError(

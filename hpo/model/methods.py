@@ -1,10 +1,10 @@
-"""Fine-tuning methods: full, top layers, head or LoRA; the layers of a network and what of it a trial trains.
+"""Fine-tuning methods: full, top layers, head or LoRA; the layers of a network, and the part that a trial trains.
 
-Layers are the `nn.ModuleList` that is as long as the model's config says, else the longest. What is above them follows
-from the order in which the model registers its parameters: embeddings, layers, final norm or pooler, head. Dropping
-the top layers of a pretrained encoder before fine-tuning costs least (Sajjad et al. 2020).
+Layers are the `nn.ModuleList` with the length in the model's config, else the longest. Parameters above them are known
+from the order in which the model registers its parameters: embeddings, layers, final norm or pooler, head. Dropping the
+top layers of a pretrained encoder before fine-tuning costs least (Sajjad et al. 2020).
 
-Below the lowest trained parameter nothing asks for a gradient, so the backward pass ends there.
+Below the lowest trained parameter nothing requires a gradient, so the backward pass ends there.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,11 +17,11 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 
 PER_LAYER = ("num_hidden_layers", "layer_types", "mlp_layer_types")
-"""What of a model's config tells of each layer, and so follows those that are kept."""
+"""Entries of a model's config with one value per layer, which must match the layers that are kept."""
 
 
 def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of the transformer layers, those that are kept.
+    """Return the name and the list of the transformer layers that are kept.
 
     Raises:
         ModelError: the model keeps its layers in no `nn.ModuleList`.
@@ -31,15 +31,16 @@ def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
         raise ModelError(f"{type(network).__name__} keeps no list of transformer layers, so it cannot be fine-tuned.")
     config = getattr(network, "config", None)
     declared = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
-    # A model cut to few layers may hold a longer list, such as experts; one of shared layers has none of that length.
+    # A model cut to few layers may hold a longer list, such as experts; a model with shared layers has none of that
+    # length.
     return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
 
 
 def above_layers(network: Any) -> set[str]:
-    """Name the parameters above the transformer layers: those registered behind them, but for what the layers read.
+    """Name the parameters above the transformer layers: those registered after them, except those that layers use.
 
-    A model of relative positions may hold their embeddings behind its layers, in the same module; all that it holds
-    there is then read by the layers, such as the norm and the convolution of DeBERTa-v3.
+    A model with relative positions may register their embeddings after its layers, in the same module. The layers then
+    use everything in that module, such as the norm and the convolution of DeBERTa-v3.
 
     Raises:
         ModelError: the model keeps its layers in no `nn.ModuleList`.
@@ -55,9 +56,9 @@ def above_layers(network: Any) -> set[str]:
 
 
 def head_parameters(network: Any) -> set[str]:
-    """Name the parameters that are drawn anew for each trial: all outside the pretrained model.
+    """Name the parameters that each trial initialises: all outside the pretrained model.
 
-    Where the class does not say which of its parts that is, as of remote code, all above the layers.
+    If the class does not declare which part that is, as with remote code, all above the layers.
     """
     prefix = f"{network.base_model_prefix}."
     outside = {name for name, _ in network.named_parameters() if not name.startswith(prefix)}
@@ -78,7 +79,7 @@ def heights(network: Any) -> dict[str, int]:
 
 
 def frozen_layers(network: Any, trained: Iterable[str]) -> list[nn.Module]:
-    """Return the bottom layers, below all of which nothing trains either, of a network whose parameters `trained` are.
+    """Return the bottom layers that are frozen, with nothing trained below them, in a network that trains `trained`.
 
     Raises:
         ModelError: the model keeps its layers in no `nn.ModuleList`.
@@ -89,7 +90,7 @@ def frozen_layers(network: Any, trained: Iterable[str]) -> list[nn.Module]:
 
 
 class LayerStack:
-    """The transformer layers of a model that has all of them when this is made."""
+    """The transformer layers of a model that has all of them at construction."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -116,17 +117,17 @@ class LayerStack:
         # Layers that were left out have missed every `train()` and `eval()` since.
         layers.train(self._network.training)
         for name, fact in facts.items():
-            # Where the layers cannot be cut, the config may refuse to be changed.
+            # The config of a model whose layers cannot be cut may refuse changes.
             if getattr(self._config, name) != fact:
                 setattr(self._config, name, fact)
 
 
 def refuse_kept_layers(network: Any, wanted: int) -> None:
-    """Raise where a model that has all its layers cannot keep the bottom `wanted` of them.
+    """Raise an error if a model with all its layers cannot keep the bottom `wanted` of them.
 
     Raises:
         ConfigurationError: it has fewer.
-        ModelError: its layers are not one plain stack: shared, nested, in parallel lists, or a decoder's too.
+        ModelError: its layers are not one plain stack: shared, nested, in parallel lists, or also a decoder's.
     """
     prefix, layers = transformer_layers(network)
     config = network.config.get_text_config()
@@ -148,34 +149,34 @@ def refuse_kept_layers(network: Any, wanted: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A choice of what a trial trains."""
+    """Method: the choice of the weights that a trial trains."""
 
     description: str
     source: str
     boundary: Callable[[int, Hyperparameters], int]
-    """From how many layers are kept and the trial's values to the least of the `heights` that train."""
+    """Function from the number of kept layers and the trial's values to the lowest of the `heights` that train."""
     shares: bool = False
-    """Whether several trials can train over one backbone, each with modules of its own in the place of what trains."""
+    """True if several trials can train over one backbone, each with its own modules for the trained part."""
 
 
 def everything(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
-    """Train from the embeddings on."""
+    """Train everything, from the embeddings up."""
     return 0
 
 
 def top_layers(layers: int, hyperparameters: Hyperparameters) -> int:
-    """Train the top `trained_layers` layers and all above them."""
+    """Train the top `trained_layers` layers and everything above them."""
     assert hyperparameters.trained_layers is not None
     return layers + 1 - hyperparameters.trained_layers
 
 
 def above_all(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
-    """Train no pretrained weight of the network but the pooler's."""
+    """Train no pretrained weight of the network except the pooler's."""
     return layers + 2
 
 
 def refuse_trained_layers(network: Any, wanted: int) -> None:
-    """Raise a `ConfigurationError` where the model has fewer than `wanted` transformer layers."""
+    """Raise a `ConfigurationError` if the model has fewer than `wanted` transformer layers."""
     _, layers = transformer_layers(network)
     if wanted > len(layers):
         raise ConfigurationError(
@@ -194,11 +195,11 @@ METHODS: dict[str, Method] = {
 
 
 def to_training_mode(network: nn.Module) -> None:
-    """Put a network into training mode, but what is frozen of it into evaluation mode, so that its output is fixed.
+    """Set a network to training mode, and its frozen modules to evaluation mode, so that their output is fixed.
 
-    Frozen are modules whose parameters all are, and those without parameters, such as the dropout of embeddings, that
-    are registered behind a frozen one. What the network itself holds without parameters is of the head. A dropout that
-    a module with trained layers applies to the embeddings itself, as in BART, T5 and XLNet, stays.
+    A module is frozen if all its parameters are, or if it has none, such as the dropout of embeddings, and is
+    registered after a frozen one. Parameterless modules directly in the network belong to the head. A dropout that a
+    module with trained layers applies to the embeddings itself, as in BART, T5 and XLNet, stays on.
     """
     network.train()
     for module in network.modules():
@@ -212,7 +213,7 @@ def to_training_mode(network: nn.Module) -> None:
 
 
 def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> dict[str, nn.Parameter]:
-    """Let train what is at the method's boundary or above, new weights and the pooler; freeze all else.
+    """Train what is at the method's boundary or above, new weights and the pooler; freeze all else.
 
     Returns:
         Name -> trained parameter.
@@ -233,7 +234,7 @@ def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hype
 
 
 def trained_modules(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """Return path -> module of a network in training mode: the largest of which nothing is frozen, dropouts too."""
+    """Return path -> module of a network in training mode: the largest ones, with dropouts, without a frozen part."""
     if not network.training:
         return {}
     if all(parameter.requires_grad for parameter in network.parameters()):

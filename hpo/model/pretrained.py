@@ -33,35 +33,35 @@ def load_model(
     """Load model and tokenizer, from a folder or the hub.
 
     Args:
-        config: which.
+        config: name, revision and format of the model.
         task: gives it its head.
-        device: where it shall train.
-        shared: where its weights are held for all worker processes of the machine; None to hold them here.
-        trained: whether it is only asked, so that its head, too, must be among its weights.
+        device: device to train on.
+        shared: store of its weights that all worker processes of the machine share; None to hold them here.
+        trained: True for a trained model, whose head must be among its weights too.
 
     Raises:
-        ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
-            no head for.
-        ConfigurationError: the device cannot compute, or the task asks for what the tokenizer cannot write.
+        ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture without a head for
+            the task.
+        ConfigurationError: the device cannot compute, or the tokenizer cannot represent the task's prompt or words.
     """
     _refuse_incomplete(config)
-    # Read by the hub's client at each request: its telemetry stays off however early it was imported.
+    # The hub's client reads this at each request: telemetry stays off even if it was imported earlier.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
     source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
-    # Not of the tokenizer, which could not be saved with it.
+    # Not set on the tokenizer, which could not be saved with it.
     quantized = {"quantization_config": _in_four_bits()} if config.quantization else {}
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    # Its progress in reading GGUF transformers shows whatever it was told.
+    # transformers shows its progress in reading GGUF whatever its settings.
     with quietly(), redirect_stderr(io.StringIO()) if config.gguf_file else nullcontext():
         with _told(config, "The model"):
             network, found = task.load(
                 source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options, **quantized
             )
         with _told(config, "The tokenizer"):
-            # What looks like a special token in a text is text; the folder of a trained model says so too.
+            # What looks like a special token in a text is text; the folder of a trained model has the same setting.
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, split_special_tokens=True, **options)
     _refuse_empty(config, tokenizer)
     _leave_unpacked(network)
@@ -87,7 +87,7 @@ def load_model(
 
 @torch.no_grad()
 def _restore_head(backbone: Backbone, folder: Path) -> None:
-    """Put in the head of a trained model as it was written: it is fp32, and was rounded to the dtype of the rest."""
+    """Load the head of a trained model as saved: it is fp32, and was rounded to the dtype of the rest."""
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as weights:
             for name in backbone.fresh & {*weights.keys()}:
@@ -95,7 +95,7 @@ def _restore_head(backbone: Backbone, folder: Path) -> None:
 
 
 def multiply(device: torch.device) -> float:
-    """Multiply two small matrices, which loads what every product needs of the device's libraries; return a number.
+    """Multiply two small matrices, which loads the device libraries that every product needs; return a number.
 
     Raises:
         ConfigurationError: the device cannot compute.
@@ -114,7 +114,7 @@ def multiply(device: torch.device) -> float:
 
 
 def _in_four_bits() -> Any:
-    """Return how transformers is to quantize the linear layers but the head's: NF4, its constants quantized too."""
+    """Return the quantization of all linear layers except the head's: NF4, with double quantization."""
     refuse_missing("bitsandbytes", "model.quantization nf4")
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -125,7 +125,7 @@ def _in_four_bits() -> Any:
 
 
 def _leave_unpacked(network: Any) -> None:
-    """Keep bitsandbytes from packing weights of 4 bits for a CPU, which no gradient would go through."""
+    """Keep bitsandbytes from packing 4-bit weights for a CPU, because gradients do not pass through them."""
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -136,7 +136,7 @@ def _is_folder(name: str) -> bool:
 
 
 def _refuse_incomplete(config: ModelConfig) -> None:
-    """Raise where `config` names a folder that is not there, or holds no model."""
+    """Raise an error if `config` names a folder that does not exist, or holds no model."""
     folder = Path(config.name).expanduser()
     if not folder.is_dir():
         # A hub id is `name` or `owner/name`.
@@ -156,7 +156,7 @@ def _refuse_incomplete(config: ModelConfig) -> None:
 
 @contextmanager
 def _told(config: ModelConfig, part: str) -> Iterator[None]:
-    """Say in one sentence why a part of a model could not be loaded."""
+    """Explain in one sentence why a part of a model could not be loaded."""
     try:
         yield
     except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError, struct.error) as error:
@@ -180,13 +180,13 @@ def _why(config: ModelConfig, part: str, error: Exception) -> str:
 
 
 def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
-    # Without a tokenizer's files transformers makes one of nothing but special tokens, and says nothing.
+    # Without a tokenizer's files, transformers silently makes one with nothing but special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise ModelError(f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights.")
 
 
 def _refuse_headless(config: ModelConfig, missing: frozenset[str]) -> None:
-    """Raise where weights are missing of the head that the model was pretrained with."""
+    """Raise an error if weights of the model's pretrained head are missing."""
     if missing:
         raise ModelError(
             f"{config.name} has no language-model head, which task.head label_words asks: {min(missing)} is missing; "
@@ -195,7 +195,7 @@ def _refuse_headless(config: ModelConfig, missing: frozenset[str]) -> None:
 
 
 def _refuse_foreign(config: ModelConfig, missing: frozenset[str]) -> None:
-    """Raise where weights of the pretrained model itself are missing: it would train from noise, but for its pooler."""
+    """Raise an error if pretrained weights, other than a pooler's, are missing: the model would train from noise."""
     lost = sorted(name for name in missing if "pooler" not in name.split("."))
     if lost:
         raise ModelError(
@@ -206,7 +206,7 @@ def _refuse_foreign(config: ModelConfig, missing: frozenset[str]) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers' progress bars and load report off the screen: what matters in them is checked by hpo."""
+    """Hide transformers' progress bars and load report: hpo checks the relevant parts itself."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

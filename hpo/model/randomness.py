@@ -1,6 +1,6 @@
-"""Random state and dropout of a trial: its own generators, so that neither it nor what is outside changes the other.
+"""Random state and dropout of a trial: its own generators, isolated from all others in the process.
 
-Encoders hold their dropouts as `nn.Dropout`, many decoders that of the attention weights as a number.
+Encoders hold their dropouts as `nn.Dropout`; many decoders hold the dropout of attention weights as a number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from hpo.errors import ModelError
 
 OF_ATTENTION_WEIGHTS = ("dropout", "attention_dropout", "attn_dropout", "attn_pdrop", "attn_dropout_p", "dropout_prob")
-"""What transformers calls this dropout in its attention modules; their `resid_dropout`, `out_drop`, `pos_dropout` and
+"""Names of this dropout in transformers' attention modules; their `resid_dropout`, `out_drop`, `pos_dropout` and
 `output_dropout` are of hidden states."""
 
 
 Site = tuple[nn.Module, str]
-"""Where a model holds a dropout probability: a module and its attribute."""
+"""Location of a dropout probability in a model: a module and its attribute."""
 
 
 class Dropouts:
-    """Every dropout of a model; made while they are the model's own."""
+    """Every dropout of a model; created while they have the model's own values."""
 
     def __init__(self, network: Any) -> None:
         self._model = type(network).__name__
@@ -38,10 +38,10 @@ class Dropouts:
 
         Args:
             probability: in [0, 1); None for the model's own.
-            attention: in [0, 1); None for `probability` where it is a layer, the model's own where it is a number.
+            attention: in [0, 1); None for `probability` if it is a layer, or the model's own if it is a number.
 
         Raises:
-            ModelError: a probability where the model has no such dropout.
+            ModelError: the model has no such dropout.
         """
         _set(self._own)
         if probability is not None:
@@ -52,14 +52,14 @@ class Dropouts:
             _set(dict.fromkeys(self._attention, attention))
 
     def refuse(self) -> None:
-        """Raise a `ModelError` where the model has no dropout layers to set."""
+        """Raise a `ModelError` if the model has no dropout layers."""
         if not self._layers:
             raise ModelError(
                 f"dropout is given, but {self._model} has no dropout layers; leave dropout out of the space."
             )
 
     def refuse_attention(self) -> None:
-        """Raise a `ModelError` where the model has no dropout of attention weights to set."""
+        """Raise a `ModelError` if the model has no dropout of attention weights."""
         if not self._attention:
             raise ModelError(
                 f"attention_dropout is given, but {self._model} has no dropout of attention weights that is known; "
@@ -73,7 +73,7 @@ def _set(probabilities: Mapping[Site, float]) -> None:
 
 
 def _is_attention(module: nn.Module) -> bool:
-    """Return whether it computes attention itself; T5LayerSelfAttention only holds what does, and another dropout."""
+    """Return true if it computes attention itself; T5LayerSelfAttention only contains such a module."""
     return _named_attention(module) and not any(_named_attention(child) for child in module.children())
 
 
@@ -88,16 +88,16 @@ def _attention_sites(module: nn.Module) -> list[Site]:
 
 
 OF_DROPOUT = 1
-"""Third number of the seed of dropout masks, by which it differs from those of heads and folds."""
+"""Third number of the seed of dropout masks, which separates it from those of heads and folds."""
 
 
 def dropout_seed(seed: int, rank: int) -> int:
-    """Return what the dropout masks of a trial on a rank are drawn from: not what its head is, nor any other rank's."""
+    """Return the random state of a trial's dropout masks on a rank, different from the head's and other ranks'."""
     return int(np.random.SeedSequence([seed, rank, OF_DROPOUT]).generate_state(1)[0])
 
 
 class RandomState:
-    """torch's generators as one trial left them: `with state:` around its computation swaps them in and out."""
+    """State of torch's generators for one trial: `with state:` around its computation swaps it in and out."""
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
         self._device, self._rank = device, rank
@@ -105,7 +105,7 @@ class RandomState:
         outside = self.current()
         self._seed(dropout_seed(seed, rank))
         self.state = self.current()
-        """That of the trial, while it does not compute."""
+        """The trial's state, while it does not compute."""
         self._restore(outside)
 
     def __enter__(self) -> None:
@@ -124,7 +124,7 @@ class RandomState:
         return [*states, torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else states
 
     def adopt(self, of_ranks: Sequence[list[Tensor]]) -> None:
-        """Go on, inside the `with`, from what `current` returned on this rank; where it was none, as it is."""
+        """Continue, inside the `with`, from the result of `current` on this rank; None changes nothing."""
         if self._rank < len(of_ranks):
             self._restore(of_ranks[self._rank])
 

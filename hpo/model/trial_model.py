@@ -21,7 +21,7 @@ from hpo.tasks.protocol import Task
 
 
 class TrialModel:
-    """A trial's parameters, dropout and random state over a backbone: of the network's own, or in modules beside it."""
+    """A trial's parameters, dropout and random state over a backbone, in the network itself or in separate modules."""
 
     def __init__(
         self,
@@ -34,20 +34,20 @@ class TrialModel:
         precision: Precision = "fp32",
         shares: bool = False,
     ) -> None:
-        """Put the model where every training under these values starts, in training mode.
+        """Set up the model for the start of every training under these values, in training mode.
 
         Args:
-            backbone: no other trial's, unless all share it.
+            backbone: not used by another trial, unless all share it.
             task: gives the loss.
-            hyperparameters: which say what trains.
+            hyperparameters: decide what trains.
             seed: of the new weights.
-            random: what dropout masks are drawn from; None for generators of its own.
+            random: random state of dropout masks; None for new generators.
             precision: of the forward pass.
-            shares: whether other trials train over the backbone too.
+            shares: True if other trials train over the backbone too.
 
         Raises:
-            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for, or cannot be
-                shared by such trials.
+            ModelError, ConfigurationError: the model does not support the hyperparameters, or cannot be shared by such
+                trials.
         """
         self.backbone, self.precision = backbone, precision
         self.random = random or RandomState(seed, backbone.device)
@@ -63,7 +63,8 @@ class TrialModel:
         """Name -> trained parameter."""
         to_training_mode(backbone.network)
         self.modules: dict[str, nn.Module] = {}
-        """Path in the network -> the module that stands there while this trial computes; none where it rewrites it."""
+        """Path in the network -> module mounted there while this trial computes; empty if the trial rewrites the
+        network."""
         if self._method.shares:
             self._take_copies()
         elif shares:
@@ -76,15 +77,15 @@ class TrialModel:
             self.modules |= adapters
             self.parameters |= _parameters_of(adapters)
         self.frozen: FrozenLayers | None = None
-        """The layers that it leaves as they are, and that are given what is kept of them; None where all compute."""
+        """Frozen bottom layers, whose cached output is used; None if all are computed."""
         self.mount()
 
     def mount(self) -> None:
-        """Let the network compute as this trial's."""
+        """Make the network compute this trial's model."""
         self.backbone.mount(self.modules, given_by(self.frozen))
 
     def _take_copies(self) -> None:
-        """Give the trial copies of what trains, so that the network stays as it is."""
+        """Give the trial copies of the trained modules, so that the network itself does not change."""
         network = self.backbone.network
         self.modules = {path: deepcopy(module) for path, module in trained_modules(network).items()}
         for module in self.modules.values():
@@ -100,7 +101,7 @@ class TrialModel:
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Put trained weights in, as `parameters` were of a trial of these values; nothing of them is held.
+        """Load trained weights, the `parameters` of a trial with these values; no reference to them is kept.
 
         Raises:
             ModelError: they are of another model.
@@ -114,7 +115,7 @@ class TrialModel:
             parameter.copy_(weights[name])
 
     def forget_gradients(self) -> None:
-        """Free the gradients, which are as large as what trains."""
+        """Free the gradients, which are as large as the trained weights."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -129,7 +130,7 @@ class Slots:
     """Models of trials that share a backbone: their batches go through it at once, each as if it were alone."""
 
     def __init__(self, models: Sequence[TrialModel]) -> None:
-        """Take the models of all trials in training over a backbone; of one alone that of any method."""
+        """Take the models of all trials in training over a backbone; a single one may have any method."""
         self.models = list(models)
         self._backbone = models[0].backbone
         self._parts: list[tuple[TrialModel, Batch]] = []
@@ -139,7 +140,7 @@ class Slots:
             self._modules = {path: _ModuleOfSlots(path, self._backbone.own(path), self._parts) for path in paths}
 
     def logits(self, parts: Sequence[tuple[TrialModel, Batch]]) -> tuple[Tensor, ...]:
-        """Return the logits of a batch of each of some of the models; fp32, each (rows, labels)."""
+        """Return the logits for one batch each of some of the models; fp32, each (rows, labels)."""
         backbone, (first, batch) = self._backbone, parts[0]
         is_alone = len(self.models) == 1
         backbone.checkpointing.randoms = () if is_alone else [model.random for model, _ in parts]
@@ -154,19 +155,19 @@ class Slots:
 
 
 class _ModuleOfSlots(nn.Module):
-    """What stands at a path for each of several trials, in one place: each sees its own rows, in its own random state.
+    """Module at a path of the network for several trials: each gets its own rows, in its own random state.
 
-    A layer that adapters stand beside is computed once, for all rows.
+    A layer with adapters is computed once, for all rows.
     """
 
     def __init__(self, path: str, own: nn.Module, parts: Sequence[tuple[TrialModel, Batch]]) -> None:
-        """Stand at a path of a network, whose own module is `own`, for the trials and batches that `parts` then has."""
+        """Replace the network's own module `own`, for the trials and batches in `parts`."""
         super().__init__()
-        # In a tuple, as what a module holds itself is registered as part of it.
+        # In a tuple, because a module registers any module that is its attribute.
         self._path, self._own, self._parts = path, (own,), parts
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return what each module gives for its rows, shape (rows, ...)."""
+        """Return each module's output for its rows, shape (rows, ...)."""
         (own,), ends = self._own, list(accumulate(batch.rows for _, batch in self._parts))
         adapters, others = [], []
         for (model, batch), end in zip(self._parts, ends, strict=True):

@@ -1,5 +1,5 @@
-"""Runners, which carry assignments to workers and their messages back to the coordinator; they decide nothing.
+"""Runners: they pass assignments to workers and messages back to the coordinator, and make no decisions.
 
-To add one: a class that is a `worker_pool.WorkerPool`, a context manager that opens it, its name in
-`ComputeConfig.runner` and in `run.OPENERS`.
+To add one: a `worker_pool.WorkerPool`, a context manager that opens it, its name in `ComputeConfig.runner` and in
+`run.OPENERS`.
 """

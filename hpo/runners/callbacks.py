@@ -1,4 +1,4 @@
-"""Callbacks of a search: interface of a live view, a log or a test to the events of a search."""
+"""Callbacks of a search: the interface through which a live view, a log or a test receives its events."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ class SearchCallback:
         """A note for the user, such as a finding in the data."""
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """The search begins at `standing`, up to `trials` in all; None for as many as its time allows."""
+        """The search begins at `standing`, up to `trials` in total; None for as many as its time allows."""
 
     def assigned(self, assignment: Assignment) -> None:
         """A worker begins to train a trial."""
@@ -31,7 +31,7 @@ class SearchCallback:
         """A worker gets no more trials; those that failed on it are retried elsewhere."""
 
     def judged(self, sentences: Sequence[str]) -> None:
-        """The best were confirmed, and these are the sentences of the verdict."""
+        """The best trials were confirmed; these are the sentences of the verdict."""
 
     def tested(self, trial: int, scores: Scores) -> None:
         """A trial was scored on the test split."""

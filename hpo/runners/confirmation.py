@@ -1,4 +1,4 @@
-"""Confirmation: the best configurations and the default are trained again on fresh seeds, beside baselines."""
+"""Confirmation: the best configurations and the default are trained again on fresh seeds, and baselines evaluated."""
 
 import time
 from collections.abc import Mapping
@@ -32,7 +32,8 @@ AMPLY = 1.2
 OPENING_SECONDS = 3.0
 """Seconds from the outcome of the last trial to the start of the first run."""
 LEAST_ROUNDS = 2
-"""Trials that must fit, one after the other, into the confirmation's share of the time for it to be reserved."""
+"""Number of trials that must fit, one after the other, into the confirmation's share of the time for it to be reserved.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Confirmation:
             search: of the study that is confirmed.
             led: of the study of the runs.
             versions: package -> version.
-            reserve: seconds before the deadline that are kept for what follows.
+            reserve: seconds before the deadline that are reserved for what follows.
         """
         lead = self.parts.pool.lead
         led.begin(metric=lead.metric.name, versions=versions)
@@ -111,7 +112,7 @@ class Confirmation:
         led.end("stopped" if self.parts.stop.is_set() else led.ended_because or "finished")
 
     def evaluate_baselines(self, search: Coordinator, until: float) -> None:
-        """Train and evaluate the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
+        """Train and evaluate the baselines that the store lacks; start none after `until`, in seconds since 1970."""
         max_length = self.parts.space.hyperparameters(self.parts.space.default_values()).max_length
         for name in TASKS[self.parts.config.task.kind].baselines:
             if name not in self.results.baselines and not is_stopped(search, self.parts.stop) and time.time() < until:
@@ -147,7 +148,7 @@ class Confirmation:
 
 
 def is_stopped(search: Coordinator, stop: Event) -> bool:
-    """Return whether a search is to end, by a signal or, noticed where no dispatch runs, by `hpo stop`."""
+    """Return true if a search is to end, by a signal or by `hpo stop`, which is checked here while no dispatch runs."""
     if search.stop_requests().stop:
         stop.set()
     return stop.is_set()
@@ -175,13 +176,13 @@ def searching_share(config: StudyConfig) -> float:
 
 
 def short_time_warning(config: StudyConfig, limits: Limits, now: float, shortest: float, reserve: float) -> str | None:
-    """Return a warning where not even the shortest trial fits into the limits of a search; see `budget_warning`."""
+    """Return a warning if not even the shortest trial fits into the limits of a search; see `budget_warning`."""
     share, devices = searching_share(config), config.compute.devices_of_trial
     return budget_warning(limits, now, shortest, reserve, share_of_devices=share, devices=devices)
 
 
 def confirming_limits(config: StudyConfig, limits: Limits, spent: float) -> Limits:
-    """Return the limits of a confirmation, once its search has spent so many device seconds."""
+    """Return the limits of a confirmation, after its search has used that many device seconds."""
     hours = config.budget.gpu_hours
     left = None if hours is None else max(0.0, 3600 * hours / config.compute.devices_of_trial - spent)
     return replace(limits, trials=None, patience=None, trial_seconds=None, device_seconds=left)
@@ -190,17 +191,17 @@ def confirming_limits(config: StudyConfig, limits: Limits, spent: float) -> Limi
 def confirming_seconds(
     config: StudyConfig, limits: Limits, trial_seconds: float, baseline_seconds: float, workers: int
 ) -> float:
-    """Return the seconds that a search keeps for its confirmation: what it needs, at most its share of the time.
+    """Return the seconds that a search reserves for its confirmation: what it needs, at most its share of the time.
 
     Args:
         config: the study.
         limits: of the search.
         trial_seconds: of a long trial.
         baseline_seconds: of all baselines.
-        workers: that train side by side.
+        workers: number of parallel workers.
 
     Returns:
-        0 where nothing is confirmed, there is no deadline, or so little time that the search needs all of it.
+        0 if nothing is confirmed, there is no deadline, or the search needs all of the time.
     """
     asked = config.confirmation
     if limits.deadline is None or not asked.finalists:

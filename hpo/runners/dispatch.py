@@ -1,4 +1,4 @@
-"""Dispatch: hands assignments to workers, and their messages to the coordinator, until the search is over."""
+"""Dispatch: passes assignments to workers, and their messages to the coordinator, until the search is over."""
 
 import logging
 import math
@@ -32,12 +32,12 @@ class _Held:
 
     training: dict[int, Assignment] = field(default_factory=dict)
     began_at: dict[int, float] = field(default_factory=dict)
-    """When each running trial started, as the dispatch learned it, in seconds since 1970."""
+    """Start of each running trial, as the dispatch received it, in seconds since 1970."""
     waiting: dict[int, Assignment] = field(default_factory=dict)
     ends_at: dict[int, float] = field(default_factory=dict)
     """Expected end of each running trial, in seconds since 1970, if known."""
     heard_at: float = 0.0
-    """When the worker last sent a message, in seconds of listening."""
+    """Time of the worker's last message, in seconds of listening."""
 
     @property
     def all(self) -> Mapping[int, Assignment]:
@@ -50,7 +50,7 @@ class _Held:
         return len(self.training) + len(self.waiting)
 
     def slots(self, capacity: Capacity) -> int:
-        """Return how many trials the worker trains side by side, given what it holds."""
+        """Return how many trials the worker trains at once, given its assignments."""
         alone = capacity.slots > 1 and any(one.alone for one in self.all.values())
         return 1 if alone else capacity.slots
 
@@ -81,17 +81,17 @@ class Dispatch:
         """Take the coordinator and the worker pool.
 
         Args:
-            coordinator: of the study, which has begun.
-            pool: which has begun.
-            callback: is told of every event.
-            stop: set from elsewhere, it ends the search: what is running is paused, and the next run resumes it.
-            compute: when a worker hangs, and how long it has to end.
-            files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
-            remote: of that folder, cleared likewise.
+            coordinator: of the study, already begun.
+            pool: already started.
+            callback: receives every event.
+            stop: event that ends the search when set: running trials are paused, and the next run resumes them.
+            compute: limits for a hanging worker and for the end.
+            files: the study's folder of weights and checkpoints; files no longer needed are removed.
+            remote: remote copy of that folder, treated likewise.
             clock: seconds since 1970, for the deadline.
-            ticks: seconds from anywhere, which no setting of a clock changes.
-            listens_seconds: how long workers are listened to at a time, at most.
-            steers_every: seconds between looks at what was asked for from outside.
+            ticks: monotonic seconds.
+            listens_seconds: longest time of one wait for messages.
+            steers_every: seconds between checks for user commands.
         """
         self._coordinator, self._pool, self._callback, self._stop = coordinator, pool, callback, stop
         self._compute = compute or ComputeConfig()
@@ -100,15 +100,16 @@ class Dispatch:
         self._held: defaultdict[str, _Held] = defaultdict(_Held)
         """By worker."""
         self._listened = 0.0
-        """Seconds spent listening: time in which the store or the machine was away is no silence of a worker."""
+        """Seconds spent listening: time in which the store or the machine was unavailable does not count as a worker's
+        silence."""
         self._none_silent_until = 0.0
         """The same, before which no worker can have been silent for too long."""
         self._nothing_for: set[str] = set()
-        """Workers without an assignment, not asked again until something changes."""
+        """Workers without an assignment, not offered one again until something changes."""
         self._filled: Set[str] = frozenset()
-        """Running workers without a next assignment, not asked again until something changes."""
+        """Running workers without a next assignment, not offered one again until something changes."""
         self._has_reported: set[int] = set()
-        """Trials whose costs are known from a report; another trial may fit since."""
+        """Trials whose costs are known from a report; another trial may fit since then."""
         self._left_out: set[str] = set()
         self._enlisted: frozenset[str] = frozenset()
         self._steered_at = clock()
@@ -119,17 +120,17 @@ class Dispatch:
         self._removing = ThreadPoolExecutor(1, "removes")
 
     def run(self) -> None:
-        """Train until the budget is spent, its time is over, or the search is told to end.
+        """Train until the budget or the time is spent, or the search is stopped.
 
         Raises:
-            TrainingError: training fails whatever is tried; says why.
-            StoreUnavailableError: the store is away; what was training has been paused, with checkpoints.
+            TrainingError: training fails in every case, with the reason.
+            StoreUnavailableError: the store is unreachable; running trials have been paused, with checkpoints.
         """
         try:
             with self._removing:
                 while self._is_running():
                     for worker, message in self._listen():
-                        # Of a worker that was left out, the trials are retried elsewhere.
+                        # The trials of a quarantined worker are retried elsewhere.
                         if worker not in self._left_out:
                             self._handle(worker, message)
                     self._kill_silent()
@@ -151,12 +152,12 @@ class Dispatch:
         return self._pausing_since is None and bool(starting)
 
     def _enlist(self) -> None:
-        """Tell the coordinator which workers there are, where that has changed: a cluster may grow and shrink."""
+        """Pass the current workers to the coordinator if they have changed: a cluster may grow and shrink."""
         workers = frozenset(self._pool.workers)
         if workers != self._enlisted:
             self._coordinator.faults.workers = workers
             self._enlisted = workers
-            # What waited for another worker may be for those that are left.
+            # Trials that waited for another worker may now be assigned to those that are left.
             self._look_again()
             none_left = None if workers else "No worker is left to train on, and no other comes."
             self._failure = self._failure or self._coordinator.faults.abort_reason() or none_left
@@ -168,7 +169,7 @@ class Dispatch:
         return messages
 
     def _patience(self) -> float:
-        """Return how many seconds to listen, at most until the deadline."""
+        """Return the seconds to listen, at most until the deadline."""
         if self._pausing_since is not None:
             return self._listens_seconds
         return max(0.0, min(self._listens_seconds, self._coordinator.trains_until - self._clock()))
@@ -178,7 +179,7 @@ class Dispatch:
     def _fill(self) -> None:
         capacities = self._pool.capacities
         if capacities.keys() != self._filled:
-            # Each worker has a trial before one has a second.
+            # Each worker gets a trial before one gets a second.
             for number in range(max(capacity.slots for capacity in capacities.values())):
                 for worker, capacity in capacities.items():
                     held = self._held[worker]
@@ -204,8 +205,8 @@ class Dispatch:
         for sentence in self._coordinator.overtime.pop_notes():
             self._callback.note(sentence)
         if assignment is None:
-            # What there is not for an idle worker, which no trial avoids, there is for none; what there is not for one
-            # that trains, for none that does. Each ask is a transaction.
+            # If there is none for an idle worker, which no trial avoids, there is none for any; if there is none for
+            # one that trains, there is none for the others that do. Each request is a transaction.
             self._nothing_for.add(worker)
             if not self._coordinator.faults.is_avoided(worker):
                 names = self._pool.capacities
@@ -246,7 +247,7 @@ class Dispatch:
             self._decide(worker, assignment, Action.PAUSE)
 
     def _pause_unrecorded(self) -> None:
-        """Let running trials write checkpoints although nothing can be recorded; the next run resumes from them."""
+        """Make running trials write checkpoints although nothing can be recorded; the next run resumes from them."""
         if self._pausing_since is None:
             self._pause()
         until = self._ticks() + self._compute.grace_seconds
@@ -286,7 +287,7 @@ class Dispatch:
                 self._callback.reported(message, decision)
                 self._expect(held, message.trial)
                 if message.trial not in self._has_reported:
-                    # It has told what it costs: something else may fit for those that are idle.
+                    # The trial's cost is known: another trial may fit for idle workers.
                     self._has_reported.add(message.trial)
                     self._look_again()
             case Progress():
@@ -301,7 +302,7 @@ class Dispatch:
             case WorkerLost():
                 if message.cause is LossCause.UNUSABLE:
                     self._coordinator.quarantine(worker, message.reason)
-                    # Based on the workers that there are now.
+                    # Based on the present workers.
                     self._enlist()
                 self._lose(worker, message)
                 self._look_again()
@@ -329,7 +330,7 @@ class Dispatch:
         self._leave_out_quarantined()
 
     def _remove_files(self, files: Path, ended: int) -> None:
-        """Remove, beside the search, what is not needed after the end of a trial; the first time of all trials."""
+        """Remove in the background what is not needed after the end of a trial; the first time, of all trials."""
         unfinished, with_weights = self._coordinator.files_needed()
         if self._with_weights is None:
             keep_only(files, unfinished, with_weights, self._remote)
@@ -340,24 +341,24 @@ class Dispatch:
         self._with_weights = with_weights
 
     def _lose(self, worker: str, lost: WorkerLost) -> None:
-        """End what a lost worker held; a trial is charged with its death where no other was in training beside it.
+        """End the attempts of a lost worker; a trial is charged with its death if no other was training with it.
 
-        None is where the machine is gone, or while trials are paused: the worker was then too slow for the grace.
+        None is charged if the machine is gone, or while trials are paused: the worker then exceeded the grace period.
         """
         held = self._held.pop(worker, _Held())
-        # A worker that dies before it could say what it has begun has begun the first.
+        # A worker that dies before it could report what it has begun has begun the first.
         training = held.training.keys() or set(list(held.waiting)[:1])
         is_innocent = lost.cause is LossCause.MACHINE or self._pausing_since is not None
         is_charged = len(training) == 1 and not is_innocent
         if len(training) > 1 and not is_innocent:
-            # Each is then trained alone, to see which one kills the process.
+            # Each is then trained alone, to find the one that kills the process.
             self._coordinator.faults.alone.update(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
             self._finish(self._cut(held, assignment, ending, lost.reason))
 
     def _leave_out_quarantined(self) -> None:
-        """Leave out workers on which several trials failed; their trials are retried elsewhere, uncharged."""
+        """Quarantine workers on which several trials failed; their trials are retried elsewhere, uncharged."""
         for worker, reason in self._coordinator.faults.quarantined.items():
             if worker in self._left_out:
                 continue
@@ -372,13 +373,13 @@ class Dispatch:
         self._failure = self._failure or self._coordinator.faults.abort_reason()
 
     def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:
-        """Return the end of an attempt of which its worker cannot tell, with the seconds since it began."""
+        """Return the end of an attempt that its worker cannot report, with the seconds since its start."""
         trial = assignment.trial
         seconds = self._clock() - held.began_at[trial] if trial in held.training else 0.0
         return assignment.ended(ending, reason, max(0.0, seconds))
 
 
 def _log_failure(removal: Future[None]) -> None:
-    """Log an error of a removal, which only costs disk space."""
+    """Log an error of a removal, which costs only disk space."""
     if (error := removal.exception()) is not None:
         logger.error("Files of a finished trial were not removed.", exc_info=error)

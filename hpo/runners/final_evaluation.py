@@ -1,6 +1,6 @@
 """Final evaluation: the recommended configuration is scored on the test split, once.
 
-It uses the kept weights; where they are gone, the trial is trained again.
+It uses the kept weights; if they are gone, the trial is trained again.
 """
 
 import math
@@ -16,7 +16,7 @@ from hpo.training.worker import Worker, train
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalEvaluation:
-    """The evaluation of one study that has a test split."""
+    """Final evaluation of a study that has a test split."""
 
     coordinator: Coordinator
     """Of the search."""
@@ -28,7 +28,7 @@ class FinalEvaluation:
         """Score a trial's weights on the test split, unless that was done before.
 
         Args:
-            assignment: a trial of the search, or a run that confirms it.
+            assignment: a trial of the search, or one of its confirmation runs.
             report: its best evaluation.
         """
         trial = assignment.trial if assignment.confirms is None else assignment.confirms

@@ -31,7 +31,7 @@ class InlineWorkerPool:
         return {NAME: Capacity(worker=NAME, device=self.lead.device, slots=self._slots)}
 
     def begin(self, precision: Precision, slots: int = 1) -> None:
-        """Compute in `precision` in so many slots."""
+        """Use `precision` and that many slots."""
         self.lead.use(precision, slots)
         self._slots = slots
 
@@ -45,15 +45,15 @@ class InlineWorkerPool:
         self.lead.apply(decision)
 
     def listen(self, _seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
-        """Train until there is a message, for however long that takes."""
+        """Train until there is a message, however long that takes."""
         begun, self._begun = self._begun, []
         return begun or [(NAME, message) for message in self.lead.advance()]
 
     def kill(self, _worker: str, _reason: str) -> None:
-        """Do nothing: the process would kill itself. What it trains ends at its next step."""
+        """Do nothing, because the process would kill itself. The trial ends at its next step."""
 
     def discard(self, _worker: str) -> None:
-        """Do nothing: it is the last."""
+        """Do nothing, because it is the only worker."""
 
 
 @contextmanager

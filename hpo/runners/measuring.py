@@ -18,7 +18,7 @@ from hpo.training.worker import Worker
 MOST_OF_MEASURING = 0.05
 """Share of a run's time that measurements before the first trial may take on a CPU."""
 PART_OF_MEASURING = 0.4
-"""Share of that in which precision and slots are chosen; a few steps at the extremes of the space have the rest."""
+"""Share of that in which precision and slots are chosen; the rest is for a few steps at the extremes of the space."""
 
 
 def measuring_seconds(lead: Worker, deadline: float | None) -> float:
@@ -37,18 +37,18 @@ def measured_settings(
     *,
     most_seconds: float,
 ) -> tuple[Precision, int]:
-    """Return the study's precision, in which `lead` computes from then on, and the slots of a worker.
+    """Return the study's precision, which `lead` uses from then on, and the slots of a worker.
 
     Args:
         config: the study.
         space: its space.
         lead: measures what no earlier start has.
-        coordinator: keeps what was measured.
-        callback: is told what is measured.
-        most_seconds: for all measurements before the first trial, roughly.
+        coordinator: stores what was measured.
+        callback: receives notes on the measurements.
+        most_seconds: approximate limit of all measurements before the first trial.
 
     Raises:
-        StudyMismatchError: another precision is asked for than the study was begun in.
+        StudyMismatchError: the study was begun in another precision than the requested one.
     """
     until, stored = time.time() + PART_OF_MEASURING * most_seconds, coordinator.measurements()
     measured = stored or _precision(config, space, lead, callback, until)

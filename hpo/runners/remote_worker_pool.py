@@ -1,7 +1,7 @@
 """Worker pool in other processes: a launcher starts workers, on this machine or a cluster, and replaces lost ones.
 
-The messages of workers, their replacement and the calls to them are handled here, for every launcher. A launcher starts
-processes where there is room, carries messages in both directions, and tells of processes that have ended.
+This module handles the messages of workers, their replacement and the calls to them, for every launcher. A launcher
+starts processes where there is room, passes messages in both directions, and reports processes that have ended.
 """
 
 import itertools
@@ -19,17 +19,17 @@ from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage
 from hpo.training.worker import Worker
 
 MOST_STARTS = 3
-"""Consecutive workers lost at one place before they are open, after which none is started there."""
+"""Number of consecutive workers lost at one place before they are open, after which none is started there."""
 MOST_UNPLACED = 12
 """The same for workers lost before they report their place, after which a search without other workers ends."""
 LONGEST_PAUSE_SECONDS = 60.0
 """Seconds before another worker is started, after several in a row were lost."""
 SECONDS_TO_GIVE_BACK = 10.0
-"""Seconds that a left-out worker has to give back its assignments before it is killed."""
+"""Seconds that a discarded worker has to give back its assignments before it is killed."""
 LONGEST_IDLE_SECONDS = 60.0
 """Seconds without a trial, while others train, after which a worker on a cluster ends and frees its GPUs."""
 AWAITED = "the next worker"
-"""Name of the worker that is awaited where there is no other."""
+"""Name of the worker that is awaited if there is no other."""
 
 WorkerId = str
 """Id by which a launcher knows the processes of a worker."""
@@ -46,7 +46,7 @@ class DesiredWorkers:
     precision: Precision | None = None
     """Precision of new workers; None if not yet chosen."""
     slots: int = 1
-    """Trials that each worker trains side by side."""
+    """Number of trials that each worker trains at once."""
 
 
 class Launcher(Protocol):
@@ -55,44 +55,44 @@ class Launcher(Protocol):
     wanted: DesiredWorkers
     """Set by the worker pool: workers to start, also as replacements."""
     is_shared: bool
-    """Whether others wait for what an idle worker holds, as on a cluster."""
+    """True if others wait for the resources of an idle worker, as on a cluster."""
 
     @property
     def room(self) -> int:
-        """For how many workers there is room now."""
+        """Number of workers for which there is room now."""
 
     def listen(self, seconds: float, /) -> Sequence[tuple[WorkerId, object]]:
-        """Return messages and whose they are, in order; wait at most so long for the first.
+        """Return messages with their workers, in order; wait at most that many seconds for the first.
 
-        Of each worker the first is `Arrived`, unless it is lost before, and the last `WorkerLost`.
+        The first message of a worker is `Arrived`, unless it is lost before, and the last is `WorkerLost`.
 
         Raises:
             TrainingError: no more workers can be started.
         """
 
     def tell(self, worker: WorkerId, message: object, /) -> None:
-        """Send a message to a worker; one that has ended gets none."""
+        """Send a message to a worker; ignored if it has ended."""
 
     def kill(self, worker: WorkerId, /) -> None:
-        """Kill the processes of a worker, which is then told as `WorkerLost`."""
+        """Kill the processes of a worker, which is then reported as `WorkerLost`."""
 
     def leave_out(self, worker: WorkerId, /) -> None:
-        """Start no other in the place of a worker, which takes no more assignments: end it, or leave it there."""
+        """Do not replace a worker, which takes no more assignments: end it, or leave it in place."""
 
     def close(self) -> None:
-        """Start no more, and end all."""
+        """Start no more workers, and end all."""
 
 
 class RemoteWorker:
-    """A proxy of `Worker`: each call is made in the worker's process, and returns or raises here what it does there."""
+    """A proxy of `Worker`: each call runs in the worker's process, and returns its result or raises its error here."""
 
     def __init__(self, ask: Callable[[str, tuple[Any, ...]], Any]) -> None:
-        """Ask by `ask`, which takes the name of a method and its arguments."""
+        """Call methods by `ask`, which takes the name of a method and its arguments."""
         self._ask = ask
 
     @property
     def metric(self) -> SelectionMetric:
-        """The metric trials are compared by, without a function of the user's: that stays where it is called."""
+        """The metric that trials are compared by, without a user-defined function, which stays in the worker."""
         metric: SelectionMetric = self._ask("metric", ())
         return metric
 
@@ -109,10 +109,10 @@ class _Connected:
     place: str
     began: float
     ready: bool = False
-    """Whether it is open."""
+    """True if it is open."""
     idle_since: float = 0.0
     recycles: bool = False
-    """Whether it asks to be replaced."""
+    """True if it asks to be replaced."""
     left_out: bool = False
     lost_for: str | None = None
     """Reason that it is lost, once known."""
@@ -126,7 +126,7 @@ class _Connected:
 
     @property
     def is_free(self) -> bool:
-        """Whether it takes assignments."""
+        """True if it takes assignments."""
         return self.ready and not self.recycles and not self.left_out
 
 
@@ -139,41 +139,41 @@ class RemoteWorkerPool:
         """Have the first worker started.
 
         Args:
-            launcher: of this pool alone.
-            most: workers side by side; None for as many as there is room for.
-            hang: seconds after which one that is not open is killed.
+            launcher: used by this pool only.
+            most: most parallel workers; None for as many as there is room for.
+            hang: seconds after which a worker that is not open is killed.
         """
         self._launcher, self._most, self._hang = launcher, most, hang
         self._room = launcher.room
         self._workers: dict[WorkerId, _Connected] = {}
         self._ids: dict[str, WorkerId] = {}
         self._left_out: dict[str, str] = {}
-        """Names of those that were left out, and their places: whatever comes there under that name is, too."""
+        """Names and places of discarded workers: a new worker under such a name is discarded too."""
         self._bad_starts: Counter[str] = Counter()
-        """Place -> workers in a row that were lost there before they were open."""
+        """Place -> number of workers in a row that were lost there before they were open."""
         self._messages: list[tuple[str, WorkerMessage]] = []
         self._refusal: HpoError | None = None
         self._numbers = itertools.count()
         self.lead = cast(Worker, RemoteWorker(self._ask))
-        """The first that takes assignments. A call to it raises `TrainingError` where it is lost meanwhile."""
+        """The first that takes assignments. A call to it raises `TrainingError` if it is lost meanwhile."""
         launcher.wanted = DesiredWorkers()
 
     @property
     def workers(self) -> Collection[str]:
-        """Names of all that there are; without any, of the one that is awaited."""
+        """Names of all workers; without any, of the one that is awaited."""
         names = [worker.name for worker in self._workers.values() if not worker.left_out]
-        # Those that are left out keep their places.
+        # Discarded ones keep their places.
         may_come = len(self._workers) < min(self._launcher.wanted.workers, self._launcher.room)
         return names or ([AWAITED] if may_come else [])
 
     @property
     def size(self) -> int:
-        """As many as there was room for at the start, or as were asked for."""
+        """As many as there was room for at the start, or as were requested."""
         return min(self._room, self._most or self._room)
 
     @property
     def capacities(self) -> Mapping[str, Capacity]:
-        """What may be given assignments now; not under a name whose last messages are not yet delivered."""
+        """Capacities that may get assignments now; none under a name whose last messages are not yet delivered."""
         unheard = {name for name, _ in self._messages}
         return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in unheard}
 
@@ -181,7 +181,7 @@ class RemoteWorkerPool:
         """Wait until the first worker is open, however long that takes, unless the search is ending.
 
         Raises:
-            HpoError: it cannot be opened, there is none left, or it is not open by then.
+            HpoError: it cannot be opened, no worker is left, or the search ended before it was open.
         """
         while not self._free():
             if is_ending():
@@ -194,7 +194,7 @@ class RemoteWorkerPool:
             self._await(1.0)
 
     def begin(self, precision: Precision, slots: int = 1) -> None:
-        """Have the other workers started; all that are open now or later compute in `precision` in so many slots."""
+        """Have the other workers started; all, open now or later, use `precision` and that many slots."""
         self.lead.use(precision, slots)
         self._launcher.wanted = DesiredWorkers(workers=self._most_workers, precision=precision, slots=slots)
         for one in self._workers.values():
@@ -204,28 +204,28 @@ class RemoteWorkerPool:
         """Hand over an assignment, to be trained after those that the worker holds."""
         one = self._workers[self._ids[worker]]
         one.held.add((assignment.trial, assignment.attempt))
-        # Where there is one there may be more.
+        # One worker shows that there may be more.
         self._launcher.wanted = replace(self._launcher.wanted, workers=self._most_workers)
         self._launcher.tell(one.id, assignment)
 
     def apply(self, worker: str, decision: Decision) -> None:
-        """Hand over a decision; a worker that does not hold its trial, or not any more, does nothing about it."""
+        """Pass a decision to a worker; ignored if it does not hold the trial, or no longer does."""
         if worker in self._ids:
             self._launcher.tell(self._ids[worker], decision)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
-        """Return the messages of workers; at most after so many seconds, and as soon as one is open."""
+        """Return the messages of workers; at most after that many seconds, and as soon as one is open."""
         self._await(0.0 if self._messages else seconds)
         messages, self._messages = self._messages, []
         return messages
 
     def kill(self, worker: str, reason: str) -> None:
-        """Kill a worker, which is then told as `WorkerLost`; another takes its place where there is room."""
+        """Kill a worker, which is then reported as `WorkerLost`; it is replaced if there is room."""
         if worker in self._ids:
             self._kill(self._workers[self._ids[worker]], reason)
 
     def discard(self, worker: str) -> None:
-        """Leave a worker out from now on, after it has given back what it holds: others are about to train that."""
+        """Discard a worker, after it has given back its assignments, because others are about to train them."""
         if worker in self._ids:
             one = self._workers[self._ids[worker]]
             one.left_out, self._left_out[worker] = True, one.place
@@ -241,7 +241,7 @@ class RemoteWorkerPool:
         self._messages = [(name, message) for name, message in self._messages if name != worker]
 
     def close(self) -> None:
-        """End all."""
+        """End all workers."""
         self._launcher.wanted = DesiredWorkers(workers=0)
         self._launcher.close()
 
@@ -257,7 +257,7 @@ class RemoteWorkerPool:
         return next((one for one in self._workers.values() if one.is_free), None)
 
     def _await(self, seconds: float) -> None:
-        """Take the launcher's messages; wait at most so long for the first."""
+        """Take the launcher's messages; wait at most that many seconds for the first."""
         for worker_id, message in self._launcher.listen(seconds):
             one = self._workers.get(worker_id)
             if isinstance(message, Arrived):
@@ -266,7 +266,7 @@ class RemoteWorkerPool:
                 self._remove(worker_id, message)
             elif one is not None:
                 self._take(one, message)
-        # The first may be fetching the model, for however long.
+        # The first may be downloading the model, which has no time limit.
         now = time.monotonic() if self._has_begun else 0.0
         for one in self._workers.values():
             if not one.ready and not one.left_out and now - one.began > self._hang:
@@ -275,8 +275,7 @@ class RemoteWorkerPool:
             self._release_idle()
 
     def _release_idle(self) -> None:
-        """End workers that have had nothing to train for long, while others train; more are wanted with the next
-        assignment."""
+        """End workers without a trial for long, while others train; the next assignment requests more again."""
         busy = [one for one in self._workers.values() if one.held]
         for one in list(self._workers.values()):
             if busy and one.is_free and not one.held and time.monotonic() - one.idle_since > LONGEST_IDLE_SECONDS:
@@ -295,8 +294,7 @@ class RemoteWorkerPool:
         self._workers[worker_id] = _Connected(worker_id, capacity, arrived.place, time.monotonic(), left_out=left_out)
 
     def _name(self, arrived: Arrived) -> str:
-        """Return a name that says where a worker is, and is no other's; nor of one left out elsewhere, as of a machine
-        that has come in the place of another."""
+        """Return a unique name with the place of a worker, different also from those of workers discarded elsewhere."""
         taken = self._ids.keys() | {name for name, place in self._left_out.items() if place != arrived.place}
         names = itertools.chain([arrived.name], (f"{arrived.name}.{n}" for n in itertools.count(1)))
         return next(name for name in names if name not in taken)
@@ -323,7 +321,7 @@ class RemoteWorkerPool:
             self._launcher.kill(one.id)
 
     def _refuse(self, one: _Connected, error: HpoError) -> None:
-        """Leave out a worker that cannot be opened: the next one there could not be, either."""
+        """Discard a worker that cannot be opened, because the next one there could not be opened either."""
         if not one.left_out:
             self._messages.append((one.name, WorkerLost(reason=str(error), cause=LossCause.UNUSABLE)))
             self._refusal = error
@@ -346,7 +344,7 @@ class RemoteWorkerPool:
             self._refuse(one, TrainingError(f"{one.lost_for} It was so at {MOST_STARTS} starts in a row."))
 
     def _count_bad_start(self, place: str, reason: str) -> bool:
-        """Put off the next start, and return whether there were too many there."""
+        """Delay the next start, and return true if too many were lost there."""
         self._bad_starts[place] += 1
         count = self._bad_starts[place]
         pause = min(2.0 ** (count - 1) - 1, LONGEST_PAUSE_SECONDS)
@@ -360,7 +358,7 @@ class RemoteWorkerPool:
         return count >= MOST_STARTS
 
     def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """Call a method of the lead, and return or raise what it does."""
+        """Call a method of the lead, and return its result or raise its error."""
         call = Call(number=next(self._numbers), method=method, arguments=arguments)
         while True:
             self.open_lead()
@@ -372,7 +370,7 @@ class RemoteWorkerPool:
                 self._await(1.0)
             if (answer := lead.answers.pop(call.number, None)) is not None:
                 break
-            # One that asked to be replaced before it came to the call, as after the last trial of a search, is.
+            # A worker that asked to be replaced before the call, as after the last trial of a search, is replaced.
             if not lead.recycles:
                 raise TrainingError(f"A worker was lost when it was asked to {method}: {lead.lost_for}")
         if answer.error is not None:

@@ -70,21 +70,21 @@ RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "tokenizers",
 def run(
     config: StudyConfig, callback: SearchCallback | None = None, stop: Event | None = None, *, searches: bool = True
 ) -> StudyResults:
-    """Search until the study's budget is spent, confirm the best, then score the recommended on the test split once.
+    """Search until the study's budget is spent, confirm the best, and score the recommended one on the test split once.
 
     A study that is already in the store is resumed.
 
     Args:
         config: the study.
-        callback: is told of everything as it happens.
-        stop: set from elsewhere, it ends the search: what is running is paused, and the next run resumes it.
-        searches: whether new trials are trained; otherwise those that there are, are confirmed.
+        callback: receives every event as it happens.
+        stop: event that ends the search when set: running trials are paused, and the next run resumes them.
+        searches: True to train new trials; otherwise only the existing ones are confirmed.
 
     Returns:
         The results of the study so far.
 
     Raises:
-        HpoError: with one sentence, as `hpo.errors` lists them; nothing that was stored is lost.
+        HpoError: with one sentence, as listed in `hpo.errors`; nothing that was stored is lost.
     """
     callback, stop = callback or SearchCallback(), stop or Event()
     if not searches:
@@ -101,7 +101,7 @@ def run(
         callback.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
         )
-    # By the clock that the deadline is heeded by.
+    # By the same clock as the deadline.
     now = datetime.fromtimestamp(time.time(), LOCAL_ZONE)
     limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
     with (
@@ -115,7 +115,7 @@ def run(
 
 
 def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace, Splits]:
-    """Return the space and the data of a study, with notes on them to the callback.
+    """Return the space and the data of a study, and pass notes on them to the callback.
 
     Raises:
         HpoError: the study cannot be searched.
@@ -131,7 +131,7 @@ def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace
 
 
 def _as_searched(config: StudyConfig) -> StudyConfig:
-    """Return a study that is to be confirmed, with the evaluations of its search where it leaves them open.
+    """Return a study to confirm, with unset evaluation settings as in its search.
 
     Raises:
         ConfigurationError: it is not in the store.
@@ -154,14 +154,14 @@ def _as_searched(config: StudyConfig) -> StudyConfig:
 
 
 def is_ending(coordinator: Coordinator, stop: Event) -> bool:
-    """Return whether a search is to end: by a signal, its deadline, or `hpo stop`."""
+    """Return true if a search is to end: by a signal, its deadline, or `hpo stop`."""
     return is_stopped(coordinator, stop) or time.time() >= coordinator.trains_until
 
 
 def opened_pool(
     config: StudyConfig, splits: Splits, ends: Callable[[], bool] = lambda: False
 ) -> AbstractContextManager[WorkerPool]:
-    """Open the worker pool of the study's runner; `ends` tells whether its first worker is not to be waited for.
+    """Open the worker pool of the study's runner; `ends` returns true once its first worker is not to be waited for.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
@@ -170,9 +170,9 @@ def opened_pool(
 
 
 def files_folder(config: StudyConfig) -> Path:
-    """Return the local folder of a study's weights: beside a SQLite store, unless the study file names another.
+    """Return the local folder of a study's weights: next to a SQLite store, unless the study file names another.
 
-    Where the study file names a URL, weights are written to this folder first.
+    If the study file names a URL, weights are written to this folder first.
     """
     if isinstance(config.store.files, Path):
         return config.store.files / config.study
@@ -182,12 +182,12 @@ def files_folder(config: StudyConfig) -> Path:
 
 
 def enumerated(config: StudyConfig, space: SearchSpace) -> int | None:
-    """Return the combinations of a space; None where the study's sampler does not try each once."""
+    """Return the combinations of a space; None if the study's sampler does not try each once."""
     return space.size() if sampler_of(config, space) in ENUMERATIONS else None
 
 
 def most_trials(config: StudyConfig, space: SearchSpace) -> int | None:
-    """Return how many trials a search has at most; None where only its time limits them."""
+    """Return the most trials of a search; None if only its time limits them."""
     limits = (config.budget.most_trials, enumerated(config, space))
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -213,7 +213,7 @@ class _SearchRun(SearchParts):
         try:
             self._measure_and_search(lead)
         except HpoError as error:
-            # A store that is away was waited for already.
+            # An unreachable store was waited for already.
             if not isinstance(error, StoreUnavailableError):
                 with suppress(StoreError):
                     self.coordinator.end(str(error))
@@ -238,7 +238,7 @@ class _SearchRun(SearchParts):
                 self.callback.note(warning)
 
     def _measure_and_search(self, lead: Worker) -> None:
-        """Measure what is left to a measurement, search, confirm the best and score it on the test split."""
+        """Take the remaining measurements, search, confirm the best and score it on the test split."""
         began, most = time.time(), measuring_seconds(lead, self.coordinator.limits.deadline)
         precision, slots = measured_settings(
             self.config, self.space, lead, self.coordinator, self.callback, most_seconds=most
@@ -266,7 +266,7 @@ class _SearchRun(SearchParts):
             self._note_time_needed(before)
 
     def _note_time_needed(self, before: float) -> None:
-        """Note how much time a search needs in which trials are paused and none completed, with seconds `before` it."""
+        """Note how much time a search needs if trials are paused and none completed, with seconds `before` it."""
         seconds = self.coordinator.default_seconds()
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds
@@ -294,7 +294,7 @@ class _SearchRun(SearchParts):
                 self.callback.note(f"There is no verdict: {completed} has completed.")
             self._score_test(self.coordinator.winner())
         if self.searches and not self.stop.is_set():
-            # A confirmation alone deletes nothing of the search, of which a later run may ask for more weights.
+            # A confirmation alone deletes no files of the search, because a later run may need more weights.
             keep_only(self.files, *self._kept_files(), self.remote)
 
     def _confirm(self, results: StudyResults, race: Race, short: ShortCheck) -> None:
@@ -344,7 +344,7 @@ class _SearchRun(SearchParts):
         return short
 
     def _score_test(self, found: tuple[Assignment, Report] | None) -> None:
-        """Score a trial on the test split, where there is one, with the weights of its best evaluation."""
+        """Score a trial on the test split, if there is one, with the weights of its best evaluation."""
         if self.splits.test is not None and found is not None:
             lead = self.pool.lead
             FinalEvaluation(coordinator=self.coordinator, lead=lead, callback=self.callback, stop=self.stop).run(*found)

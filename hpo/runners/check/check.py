@@ -1,6 +1,6 @@
 """Check before a search: forecasts of time, memory and disk from a few steps at the extremes of the space.
 
-Nothing is written to the store, and what lay on the disk meanwhile is removed.
+Nothing is written to the store, and temporary files are removed.
 """
 
 import math
@@ -53,7 +53,7 @@ from hpo.training.device import with_dtype
 from hpo.training.worker import Worker
 
 STEPS = 3
-# The dearest first: the micro-batch size that memory bears is found there.
+# The dearest first, because it finds the micro-batch size that fits into memory.
 EXTREMES = {"dearest": dearest, "slowest": slowest, "cheapest": cheapest}
 COMMITS = 5
 WRITTEN_BYTES = 2**26
@@ -80,14 +80,14 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     """Train a few steps at the extremes of a study's space, and return the forecast, warnings and refusals.
 
     Args:
-        config: the study; where it has begun already, it is judged as if it had not.
-        callback: is told what was found in the data.
+        config: the study; if it has already begun, it is checked as if it had not.
+        callback: receives notes on the data.
 
     Raises:
-        HpoError: the study cannot be begun at all, with the sentence that `hpo run` would end with.
+        HpoError: the study cannot be begun at all, with the sentence with which `hpo run` would end.
     """
     callback = callback or SearchCallback()
-    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
+    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end in the past, before anything is read.
     space, splits = prepared(config, callback)
     earlier = read_earlier(config, known=())
     config = with_dtype(with_evaluation_defaults(config, space, splits), space)
@@ -111,13 +111,13 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
             metric=lead.metric,
             extremes=_probed(lead, config, space),
         )
-    # Its time begins when the search does, and that is not before now.
+    # Its time begins with the search, not before now.
     return _concluded(found, datetime.now(LOCAL_ZONE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Findings:
-    """A study and what its workers have measured."""
+    """A study and its measurements by workers."""
 
     config: StudyConfig
     space: SearchSpace
@@ -136,7 +136,7 @@ class _Findings:
 
 
 def _probed(lead: Worker, config: StudyConfig, space: SearchSpace) -> Mapping[str, Probed]:
-    """Probe each extreme, once where two are the same configuration."""
+    """Probe each extreme, once if two are the same configuration."""
     extremes = {name: extreme(space) for name, extreme in EXTREMES.items()}
     probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(extremes.values())}
     workload = workload_of(lead, config, space)
@@ -154,7 +154,7 @@ def _probed(lead: Worker, config: StudyConfig, space: SearchSpace) -> Mapping[st
 
 
 def _used_precision(lead: Worker, config: StudyConfig, space: SearchSpace) -> Precision:
-    """Compute in the precision that is asked for, or that a measurement chooses, and return it."""
+    """Use the requested precision, or the one that a measurement chooses, and return it."""
     asked = config.compute.precision
     precision = lead.measure(dearest(space)).precision if asked == "auto" else asked
     lead.use(precision)
@@ -162,7 +162,7 @@ def _used_precision(lead: Worker, config: StudyConfig, space: SearchSpace) -> Pr
 
 
 def _concluded(found: _Findings, now: datetime) -> Check:
-    """Return what follows from the findings for a search that begins `now`."""
+    """Return the result of the check for a search that begins `now`."""
     config, splits = found.config, found.splits
     limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
     reserve = final_evaluation_seconds(found.fitting, splits.test.rows if splits.test else 0)
@@ -203,7 +203,7 @@ def _concluded(found: _Findings, now: datetime) -> Check:
 
 
 def _confirming_seconds(found: _Findings, limits: Limits) -> float:
-    """Return the seconds that the search will keep for its confirmation."""
+    """Return the seconds that the search will reserve for its confirmation."""
     if not found.fitting:
         return 0.0
     baselines = baseline_seconds(found.fitting, TASKS[found.config.task.kind].baselines.values(), found.splits)
@@ -212,7 +212,7 @@ def _confirming_seconds(found: _Findings, limits: Limits) -> float:
 
 
 def _refusals(extremes: Mapping[str, Probed]) -> list[str]:
-    """Return what does not fit into memory, or has no number for its loss; once, for what extremes have in common."""
+    """Return the refusals for memory and for a loss that is not a number; once if they apply to several extremes."""
     if not extremes["cheapest"].fits:
         return [warnings.no_room("cheapest", extremes["cheapest"].hyperparameters)]
     unfit = [warnings.no_room(name, one.hyperparameters) for name, one in extremes.items() if not one.fits][:1]
@@ -246,7 +246,7 @@ def _store_warnings(url: str) -> list[str | None]:
 
 
 def _pausing_seconds(found: _Findings, free: int) -> float:
-    """Return how long all workers take to reach their next step and write a checkpoint, on this machine's disk."""
+    """Return the time that all workers need to reach their next step and write a checkpoint, on this machine's disk."""
     size = found.workers * max((probe.checkpoint_bytes for probe in found.fitting), default=0)
     written = min(size, WRITTEN_BYTES, free // 2)
     if found.config.compute.runner == "ray_tune" or not written:
@@ -260,7 +260,7 @@ def _pausing_seconds(found: _Findings, free: int) -> float:
 
 
 def _commit_seconds(folder: Path) -> float:
-    """Return how long the disk takes to store a few bytes durably, which a store waits for at every write.
+    """Return the time that the disk takes to store a few bytes durably, as a store does for every write.
 
     Raises:
         StoreError: the folder cannot be written to.
@@ -288,14 +288,15 @@ def _free_bytes(config: StudyConfig) -> int:
 
 @contextmanager
 def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
-    """Yield the study with its files in a folder beside the real one, which is removed at the end.
+    """Yield the study with its files in a folder next to the real one, which is removed at the end.
 
     Raises:
-        StoreError: there can be no such folder, or the files' URL cannot be reached or written.
+        StoreError: the folder cannot be made, or the files' URL cannot be reached or written.
     """
     open_remote_files(config, files_folder(config))
     if config.compute.runner == "ray_tune" and isinstance(config.store.files, str):
-        # Workers use folders of their own machines, and send nothing of a few steps. A local one would not be theirs.
+        # Workers use folders on their own machines, and upload nothing for a few steps. A local folder would not be
+        # theirs.
         yield config
         return
     beside = _existing(files_folder(config).absolute().parent)
@@ -307,5 +308,5 @@ def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the nearest of `folder` and those above it that is there."""
+    """Return the nearest existing folder among `folder` and its parents."""
     return next(path for path in (folder, *folder.parents) if path.is_dir())

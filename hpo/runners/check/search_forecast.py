@@ -28,18 +28,18 @@ SHORT_STEPS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """A configuration, the costs of a few of its steps, and of a whole trial."""
+    """A configuration, with the costs of a few of its steps and of a whole trial."""
 
     hyperparameters: Hyperparameters
     probe: Probe
     steps: int
-    """Of a trial, over all folds."""
+    """Steps of a trial, over all folds."""
     seconds: float
-    """What a trial takes; 0 where it does not fit into memory."""
+    """Seconds of a trial; 0 if it does not fit into memory."""
 
     @property
     def fits(self) -> bool:
-        """Whether it fits into memory, if need be one row at a time."""
+        """True if it fits into memory, if need be one row at a time."""
         return self.probe.feasible
 
 
@@ -47,18 +47,18 @@ class Probed:
 class Forecast:
     """A search over trials that lie between the extremes of its space.
 
-    Of a pair the first is as if all trials were as short as the shortest extreme, the second as if all were as long as
-    the longest; None where no extreme fits into memory.
+    The first of a pair assumes that all trials are as short as the shortest extreme, the second that all are as long as
+    the longest; None if no extreme fits into memory.
     """
 
     extremes: Mapping[str, Probed]
     """The extremes of the space by name."""
     workers: int
-    """Trials side by side."""
+    """Number of trials trained at the same time."""
     trials: int | None
-    """Trials in all; None for as many as fit into the time."""
+    """Trials in total; None for as many as fit into the time."""
     seconds_left: float | None
-    """Until trials must have ended; None without a deadline."""
+    """Seconds until trials must have ended; None without a deadline."""
     device_seconds: float | None
     """Seconds of training, summed over the workers; None without such a limit."""
     kept_weights: int
@@ -66,7 +66,7 @@ class Forecast:
 
     @property
     def trial_seconds(self) -> tuple[float, float] | None:
-        """What a trial takes."""
+        """Seconds of a trial."""
         seconds = [extreme.seconds for extreme in self.extremes.values() if extreme.fits]
         return (min(seconds), max(seconds)) if seconds else None
 
@@ -80,7 +80,7 @@ class Forecast:
 
     @property
     def search_seconds(self) -> tuple[float, float] | None:
-        """What all trials take, if none is pruned; None also where their number has no limit."""
+        """Seconds of all trials, if none is pruned; None also if their number has no limit."""
         if self.trials is None or self.trial_seconds is None:
             return None
         rounds = math.ceil(self.trials / self.workers)
@@ -88,7 +88,7 @@ class Forecast:
 
     @property
     def disk_bytes(self) -> int:
-        """Most that lies on the disk: two checkpoints of each worker's trial, the weights it writes, and those kept."""
+        """Peak disk usage: two checkpoints of each worker's trial, the weights it writes, and those kept."""
         probes = [extreme.probe for extreme in self.extremes.values() if extreme.fits]
         checkpoint = max((probe.checkpoint_bytes for probe in probes), default=0)
         weights = max((probe.weights_bytes for probe in probes), default=0)
@@ -101,7 +101,7 @@ class Forecast:
 
 
 def final_evaluation_seconds(probes: Collection[Probe], rows: int) -> float:
-    """Return a generous estimate of the seconds to score so many rows; 0 for none."""
+    """Return a generous estimate of the seconds to score that many rows; 0 for none."""
     if not rows:
         return 0.0
     return 2 * rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
@@ -121,11 +121,11 @@ class ShortCheck:
 
     costs: CostModel
     longest: float
-    """Seconds of the dearest trial; of the cheapest, where the dearest does not fit into memory."""
+    """Seconds of the dearest trial; of the cheapest if the dearest does not fit into memory."""
     shortest: float
     """Seconds of the shorter of both trials."""
     reserve: float
-    """Seconds to be kept for the test split after the search; 0 without one."""
+    """Seconds reserved for the test split after the search; 0 without one."""
     baselines: float
     """Seconds that the baselines of a confirmation may take."""
     notes: tuple[str, ...]
@@ -144,22 +144,22 @@ def short_check(
     """Take a few steps at the dearest and cheapest configuration of the space, and forecast trials from them.
 
     Args:
-        lead: takes them.
+        lead: the worker that takes them.
         config: the study.
         space: its space.
         splits: its data.
-        most_seconds: that it takes, roughly; where a dear step would go beyond, both are forecast from the cheapest.
-        workers: how many the search has.
+        most_seconds: approximate limit; if a step of the dearest would exceed it, both are forecast from the cheapest.
+        workers: number of the search's workers.
 
     Raises:
         ConfigurationError: not even one row of the cheapest configuration fits into memory.
     """
     until = time.perf_counter() + most_seconds
     first_loss = TASK_FACTS[config.task.kind].first_loss(len(splits.label_names))
-    # The cheapest first: where time is short, it is the one that can be had.
+    # The cheapest first, because with little time it is the only one.
     cheap, dear = cheapest(space), dearest(space)
     probes = {cheap: lead.probe(cheap, SHORT_STEPS, most_seconds)}
-    # A trial tells whether frozen layers are computed once.
+    # Only a trial finds out whether frozen layers are computed once.
     workload = workload_of(lead, config, space)
     if not probes[cheap].feasible:
         raise ConfigurationError(no_room("cheapest", cheap))
@@ -169,7 +169,7 @@ def short_check(
         probes[dear] = lead.probe(dear, SHORT_STEPS, left)
     fitting = {values: probe for values, probe in probes.items() if probe.feasible}
     costs = fitted_costs(workload, fitting)
-    # Where there was no time for the dearest, its costs follow from the cheapest; where it does not fit, it has none.
+    # If there was no time for the dearest, its costs are computed from the cheapest; if it does not fit, it has none.
     seconds = [
         costs.trial_seconds(one) or 0.0 for one in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)
     ]
@@ -190,7 +190,7 @@ def short_check(
 
 
 def processes_of_device(compute: ComputeConfig, workers: int) -> int:
-    """Return how many processes of this machine's workers train on one device; 0 where they train on a cluster."""
+    """Return the number of this machine's worker processes on one device; 0 if they are on a cluster."""
     on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
     devices = 1 if on_cpu else torch.cuda.device_count()
     return 0 if compute.runner == "ray_tune" else math.ceil(workers * compute.ranks_of_trial / devices)

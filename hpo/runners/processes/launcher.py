@@ -30,15 +30,14 @@ from hpo.training.worker import open_worker
 
 LOGS = "workers"
 """Folder, below the study's files, of the output of worker processes."""
-# The module path is taken over before anything is imported, and no script of the user's is run again: it needs no guard
-# around its main part.
+# The module path is set before anything is imported, and the user's script is not run again, so it needs no main guard.
 BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[5:]; "
     "from hpo.runners.processes.protocol import belong_to; belong_to(int(sys.argv[4])); "
     "from hpo.runners.processes.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 SECONDS_TO_END = 5.0
-"""Time that processes have to end when they are asked to, until they are killed."""
+"""Seconds that processes have to end when asked to, before they are killed."""
 
 
 @contextmanager
@@ -50,18 +49,18 @@ def open_processes(
     *,
     opener: Opener = open_worker,
 ) -> Iterator[RemoteWorkerPool]:
-    """Open the first worker process, and in the end close all that were started.
+    """Open the first worker process, and close all that were started at the end.
 
     Args:
-        config: the study; no process is told where its store is and who is notified.
+        config: the study; no process receives the store's address and the recipients of notifications.
         splits: its data.
         files: the study's folder of weights, checkpoints, shared files and the output of workers.
-        is_ending: whether the first worker is not to be waited for any longer.
-        opener: opens the worker of a process; to be found by name in a module.
+        is_ending: returns true once the first worker is not to be waited for any longer.
+        opener: opens the worker of a process; must be importable by name.
 
     Raises:
-        HpoError: what `opener` raises of it.
-        TrainingError: the process dies before its worker is open, again and again.
+        HpoError: as raised by `opener`.
+        TrainingError: the process dies repeatedly before its worker is open.
         StoreError: nothing can be written to `files`.
     """
     worker_specs, logs = worker_specs_of(config.compute, os.environ), files / LOGS
@@ -71,7 +70,7 @@ def open_processes(
             study = closing.enter_context(StudySetup.of(config, splits, files, opener).written(files))
         launcher = ProcessLauncher(worker_specs, study, logs, store=config.store.url)
         pool = RemoteWorkerPool(launcher, most=None, hang=60 * config.compute.hang_minutes)
-        # What workers share is made anew by the next run, and may be as large as the model.
+        # Shared files are made anew by the next run, and may be as large as the model.
         closing.callback(rmtree, files / FOLDER, ignore_errors=True)
         closing.callback(pool.close)
         pool.open_lead(is_ending)
@@ -104,7 +103,7 @@ class ProcessLauncher:
         return len(self._worker_specs)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
-        """Return messages of processes, and which have ended; start those that are wanted."""
+        """Return messages of processes, and those that have ended; start those that are wanted."""
         self._start_wanted()
         if not self._messages:
             wait([connection for child in self._children.values() for connection in child.connections], seconds)
@@ -128,7 +127,7 @@ class ProcessLauncher:
             self._children[worker].kill()
 
     def leave_out(self, worker: str) -> None:
-        """End a worker and start no other in its place."""
+        """End a worker without a replacement."""
         self._worker_specs.pop(worker, None)
         if (child := self._children.pop(worker, None)) is not None:
             end([child])
@@ -187,7 +186,7 @@ class RankProcess:
 
     @property
     def ended(self) -> bool:
-        """Whether it is dead."""
+        """True if it is dead."""
         return self.process.poll() is not None
 
     @property

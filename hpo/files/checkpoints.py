@@ -1,9 +1,9 @@
-"""Checkpoints: the whole state of a trial in training, in files that are found out when torn or altered.
+"""Checkpoints: the full state of a trial in training, in files with digests that detect damage.
 
-Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. A
-checkpoint is used only for what it was made of: the same assignment, texts, model and precision. Writing and reading
-one takes no memory beside the live tensors: they are streamed to the disk, and mapped from it. Where the study has
-remote files, each is sent there once it is whole, and a trial resumes from the furthest sound one of both places.
+Two files are written alternately: if one is damaged, the other is used. A checkpoint is resumed only for the same
+assignment, texts, model and precision. Writing and reading one takes no additional memory: tensors are streamed to the
+disk, and mapped from it. If the study has remote files, each checkpoint is uploaded when it is complete, and a trial
+resumes from the furthest undamaged one of both places.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from hpo.files.remote import NO_REMOTE, RemoteFiles
 TRIAL_FOLDER = re.compile(r"trial-(\d{4,})")
 CHECKPOINT = re.compile(r"checkpoint-(?:(\d+)-)?[ab]\.pt")
 WEIGHTS = re.compile(r"weights(?:-(\d+))?\.safetensors")
-"""Names of these files; without an attempt they are of the first, or of an earlier version, which wrote none."""
+"""Names of these files; those without an attempt are of the first attempt, or of an earlier version of hpo."""
 CHECKPOINT_OR_WEIGHTS = re.compile(f"{CHECKPOINT.pattern}|{WEIGHTS.pattern}")
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFiles:
-    """Where an attempt at a trial keeps its checkpoints and weights.
+    """Place of the checkpoints and weights of an attempt at a trial.
 
-    Files of each attempt have names of their own: one that is taken for dead and still writes spoils none of the next.
+    Each attempt has its own file names: an attempt that is presumed dead but still writes cannot damage the next one's
+    files.
     """
 
     root: Path
-    """The study's files folder, or that of its confirmation; made where it is not there."""
+    """The study's files folder, or that of its confirmation; created if missing."""
     trial: int
     attempt: int = 1
     disk_gib: float | None = None
-    """GiB that all weights and checkpoints of the study may take; None for as much as is free."""
+    """Largest size in GiB of all weights and checkpoints of the study; None for all free space."""
     remote: RemoteFiles = NO_REMOTE
 
     @property
@@ -58,19 +59,19 @@ def trial_folder(root: Path, trial: int) -> Path:
 
 
 def attempt_of(name: str, pattern: re.Pattern[str]) -> int:
-    """Return which attempt wrote the file of this name, from 1; 0 where it is no such file."""
+    """Return the attempt that wrote the file of this name, from 1; 0 if it is no such file."""
     matched = pattern.fullmatch(name)
     return 0 if matched is None else int(matched[1] or 1)
 
 
 def files_in(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """Return the files of a folder by that pattern, those of the latest attempt first; none without the folder."""
+    """Return the files of a folder by that pattern, the latest attempt first; empty if there is no folder."""
     found = [path for path in folder.glob("*") if pattern.fullmatch(path.name)]
     return sorted(found, key=lambda path: (-attempt_of(path.name, pattern), path.name))
 
 
 def remove_files(folder: Path, pattern: re.Pattern[str]) -> None:
-    """Remove the files of a trial's folder by that pattern, those half written, and it if nothing else is in it."""
+    """Remove the files of a trial's folder by that pattern, partly written ones, and the folder if then empty."""
     for path in files_in(folder, pattern):
         path.unlink(missing_ok=True)
     remove_partial_files(folder)
@@ -86,14 +87,14 @@ def keep_only(
     *,
     among: Set[int] | None = None,
 ) -> None:
-    """Remove the files of all other trials, here and remotely; what cannot be removed is logged, and stays.
+    """Remove the files of all other trials, here and remotely; files that cannot be removed are logged, and stay.
 
     Args:
         folder: the study's files folder, or that of its confirmation.
-        trials: those that have not ended: theirs are left alone, as a worker may write them now.
-        weights_of: those that have ended and whose weights are kept, without checkpoints.
+        trials: unfinished trials, whose files are kept, because a worker may be writing them.
+        weights_of: finished trials whose weights are kept, without checkpoints.
         remote: of the folder.
-        among: trials whose files may be there; None for all, which are then listed.
+        among: trials that may have files; None for all, which are then listed.
     """
     failure: OSError | None = None
     if among is None:
@@ -111,47 +112,47 @@ def keep_only(
         except OSError as error:
             failure = error
     if failure is not None:
-        # Only room on the disk is lost by it, and the next search tries again.
+        # This costs only disk space, and the next search tries again.
         logger.warning("%s could not be removed: %s.", failure.filename or folder, why_not_written(failure))
 
 
-# Behind torch's archive, which is read from its front: how far the trial had come, and a digest of all before it.
+# Appended to torch's archive, which is read from its front: the trial's progress, and a digest of everything before.
 SEEN_BYTES = 8
 DIGEST_BYTES = 32
 READ_BYTES = 2**20
 MOST_OF_TIME = 0.03
 """Share of the training time that checkpoints may take."""
 ASSUMED_BYTES_PER_SECOND = 100e6
-"""How fast a checkpoint is taken to be written, until one was."""
+"""Assumed write speed, until a checkpoint was written."""
 SECONDS_TO_RETRY = 60.0
-"""Of training, after one that could not be written, or not be sent."""
+"""Seconds of training until the next attempt, after one that could not be written or uploaded."""
 
 State = Mapping[str, Any]
 
 
 class Checkpoints:
-    """Those of one attempt at a trial: when the next is due, and where they are."""
+    """Checkpoints of one attempt at a trial: when the next is due, and where they are."""
 
     def __init__(self, files: TrialFiles, identity: str) -> None:
-        """Resume from none but one of this identity."""
+        """Resume only from checkpoints with this identity."""
         self._files, self._identity, self._names = files, identity, checkpoint_names(files.attempt)
         self._due: float | None = None
         self._newest: Path | None = None
         self._has_earlier = files.attempt > 1
-        """Whether those of earlier attempts may have a remote copy."""
+        """True if checkpoints of earlier attempts may have a remote copy."""
         self._failures = ToleratedFailures(f"No checkpoint was written to {files.folder}")
 
     def is_due(self, seconds: float, tensor_bytes: int) -> bool:
-        """Return whether, after so many seconds of training, writing `tensor_bytes` costs little beside them."""
+        """Return true if writing `tensor_bytes` is cheap compared with that many seconds of training."""
         if self._due is None:
             self._due = seconds + tensor_bytes / ASSUMED_BYTES_PER_SECOND / MOST_OF_TIME
         return seconds >= self._due
 
     def save(self, state: State, seconds: float) -> None:
-        """Write `state` over the older of the two, and send it; a failure is logged once, and the next is tried later.
+        """Write `state` over the older file, and upload it; a failure is logged once, and retried later.
 
         Args:
-            state: tensors, numbers, strings, and lists and mappings of them; under `seen`, how far the trial has come.
+            state: tensors, numbers, strings, and lists and mappings of them; `seen` is the trial's progress.
             seconds: of training so far.
         """
         began, before, is_sent = time.perf_counter(), self._newest, False
@@ -163,9 +164,9 @@ class Checkpoints:
         self._due = seconds + (apart if is_sent else max(apart, SECONDS_TO_RETRY))
 
     def load(self) -> State | None:
-        """Return the furthest sound checkpoint that is of this trial, its tensors mapped from the file; None without.
+        """Return the furthest undamaged checkpoint of this trial, its tensors mapped from the file; None without one.
 
-        What is kept of a tensor must be a copy, or the file's room on the disk is not free until it is forgotten.
+        Copy the tensors that are kept: the file's disk space is not freed while one of them exists.
         """
         folder, remote = self._files.folder, self._files.remote
         remove_partial_files(folder)
@@ -175,7 +176,7 @@ class Checkpoints:
             for path in sorted(remote.entries(folder))
             if CHECKPOINT.fullmatch(path.name)
         ]
-        # Of two that are as far the one that is here: the order of equal ones stays.
+        # Of two with equal progress, prefer the local one: the sort is stable.
         by_progress = sorted([*here, *there], key=lambda one: (_attempt(one[2]), one[0]), reverse=True)
         for _, read, path in by_progress:
             state = read(path) if _attempt(path) <= self._files.attempt else None
@@ -185,27 +186,27 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Remove those of all attempts, and what is left of files half written."""
+        """Remove the checkpoints of all attempts, and partly written files."""
         remove_files(self._files.folder, CHECKPOINT)
         self._files.remote.remove(self._files.folder, CHECKPOINT.fullmatch)
 
     def release(self) -> None:
-        """Remove from the folder what was sent: the trial may resume elsewhere, and none would clear this disk."""
+        """Remove uploaded files from the folder: the trial may resume elsewhere, and this disk would not be cleared."""
         for name in self._names:
             self._files.remote.release(self._files.folder / name)
 
     def _remove_earlier(self, before: Path | None) -> None:
-        """Remove the remote copies of earlier attempts' files, but of the one before the newest."""
+        """Remove the remote copies of earlier attempts' files, except those of the attempt before the newest."""
         kept = None if before is None or before.name in self._names else before.name
         self._files.remote.remove(self._files.folder, lambda name: self._is_earlier(name) and name != kept)
         self._has_earlier = kept is not None
 
     def _is_earlier(self, name: str) -> bool:
-        """Return whether a file is a checkpoint of an earlier attempt."""
+        """Return true if a file is a checkpoint of an earlier attempt."""
         return 0 < attempt_of(name, CHECKPOINT) < self._files.attempt
 
     def _fetched(self, path: Path) -> State | None:
-        """Return what is in a file's remote copy; None without. It is mapped from a file without a name."""
+        """Return the content of a file's remote copy, mapped from an unnamed file; None without one."""
         fetched, remote = path.with_name(f"{path.name}.fetched.part"), self._files.remote
         try:
             return _read(fetched, remote.shown(path)) if remote.fetch(path, fetched) else None
@@ -221,7 +222,8 @@ class Checkpoints:
         replaced = [*earlier, path] if path.exists() else earlier
         freed = sum(one.stat().st_size for one in replaced)
         refuse_full(folder.parent, _tensor_bytes(state), self._files.disk_gib, freed)
-        # Not written into: tensors may be mapped from it. Not kept until the new one is whole: that would be three.
+        # Not overwritten, because tensors may be mapped from it. Not kept until the new one is complete, because that
+        # would make three.
         for one in replaced:
             one.unlink(missing_ok=True)
         write_checkpoint(path, {"identity": self._identity, **state})
@@ -230,7 +232,7 @@ class Checkpoints:
 
 
 def write_checkpoint(path: Path, state: State) -> None:
-    """Write `state` to a file, whole or not at all, without a copy of its tensors but one at a time of a GPU's.
+    """Write `state` to a file, completely or not at all, copying only one tensor of a GPU at a time.
 
     Raises:
         OSError: it cannot be written.
@@ -240,7 +242,7 @@ def write_checkpoint(path: Path, state: State) -> None:
         try:
             torch.save(state, hashed)  # type: ignore[arg-type]
         except RuntimeError as error:
-            # torch ends its archive even where the disk is full, and fails of that anew.
+            # torch closes its archive even if the disk is full, which raises another error.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -249,7 +251,7 @@ def write_checkpoint(path: Path, state: State) -> None:
 
 
 def checkpoint_names(attempt: int) -> tuple[str, str]:
-    """Return the names of the two files that an attempt writes in turns."""
+    """Return the names of the two files that an attempt writes alternately."""
     of = f"{attempt}-" if attempt > 1 else ""
     return f"checkpoint-{of}a.pt", f"checkpoint-{of}b.pt"
 
@@ -259,7 +261,7 @@ def _attempt(path: Path) -> int:
 
 
 class _HashingFile:
-    """What torch writes an archive to: a file, and a digest of all that went into it."""
+    """Output of torch's archive: a file, and a digest of everything written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -276,7 +278,7 @@ class _HashingFile:
 
 
 def _tensor_bytes(value: Any) -> int:
-    """Return the bytes of all tensors in lists and mappings of lists and mappings."""
+    """Return the bytes of all tensors in nested lists and mappings."""
     if isinstance(value, Tensor):
         return value.nbytes
     if isinstance(value, Mapping):
@@ -285,7 +287,7 @@ def _tensor_bytes(value: Any) -> int:
 
 
 def _seen(path: Path) -> int:
-    """Return how far the trial had come, as the end of a file says that may be damaged; -1 without."""
+    """Return the progress in the end of a file that may be damaged; -1 without one."""
     try:
         with path.open("rb") as file:
             return _seen_in(file)
@@ -294,7 +296,7 @@ def _seen(path: Path) -> int:
 
 
 def _seen_in(file: IO[bytes]) -> int:
-    """Return how far the trial had come, as the end of an open file says; -1 where it is too short."""
+    """Return the progress in the end of an open file; -1 if it is too short."""
     end = file.seek(0, 2) - SEEN_BYTES - DIGEST_BYTES
     if end < 0:
         return -1
@@ -303,7 +305,7 @@ def _seen_in(file: IO[bytes]) -> int:
 
 
 def _read(path: Path, shown: Path | str | None = None) -> State | None:
-    """Return what is in a file; None where it is not there, or not what was written, which is logged of `shown`."""
+    """Return the content of a file; None if it does not exist or is damaged, which is logged with the name `shown`."""
     why = "is damaged, and is not used"
     try:
         if _is_sound(path):
@@ -321,7 +323,7 @@ def _read(path: Path, shown: Path | str | None = None) -> State | None:
 
 
 def _is_sound(path: Path) -> bool:
-    """Return whether the digest at the end of a file is that of all before it."""
+    """Return true if the digest at the end of a file matches its content."""
     left = path.stat().st_size - DIGEST_BYTES
     found = hashlib.sha256()
     with path.open("rb") as file:

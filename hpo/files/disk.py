@@ -1,4 +1,4 @@
-"""Disk limit and atomic writes: files within what a study may fill of a disk, written whole or not at all."""
+"""Disk limit and atomic writes: files within a study's disk budget, written completely or not at all."""
 
 import errno
 import logging
@@ -17,28 +17,28 @@ from hpo.memory import is_out_of_memory
 
 GIB = 2**30
 RESERVE_BYTES = 256 * 2**20
-"""What is left free on a disk: a store may be on it, which must be able to write that a trial has ended."""
+"""Free space that is left on a disk, because the store may be on it and must be able to record the end of a trial."""
 MOST_BESIDE_TENSORS = 2**20
-"""Bytes of a file of tensors that are not theirs: names, digests."""
-# Ours, and those of safetensors, which writes to a file of its own choice first.
+"""Bytes of a tensor file other than the tensors: names, digests."""
+# Our temporary files, and those of safetensors, which chooses the name itself.
 PARTIAL = ("*.part", ".tmp*")
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_full(folder: Path, tensor_bytes: int, most_gib: float | None, freed: int = 0) -> None:
-    """Refuse to write what a study's folder, or its disk, has no room for.
+    """Refuse to write a file for which the study's folder, or its disk, has no room.
 
-    Workers that write at the same moment do not see each other's; each may pass the budget by what it writes.
+    Workers that write at the same moment do not see each other's files; each may exceed the budget by its own file.
 
     Args:
         folder: the study's files folder.
-        tensor_bytes: those of the tensors that are to be written to a file.
-        most_gib: GiB that all weights and checkpoints in it may take; None for as much as is free.
+        tensor_bytes: size of the tensors to be written to a file.
+        most_gib: most GiB of all weights and checkpoints in it; None for all free space.
         freed: bytes of a file that is removed before.
 
     Raises:
-        OSError: says need and room, as the end of a sentence.
+        OSError: gives need and room, as the end of a sentence.
     """
     need = tensor_bytes + MOST_BESIDE_TENSORS
     if most_gib is not None:
@@ -58,9 +58,9 @@ def refuse_full(folder: Path, tensor_bytes: int, most_gib: float | None, freed: 
 
 
 def cache_bytes(folder: Path) -> int:
-    """Return how large a file may grow that only saves time: a quarter of what is free of its disk, or half of memory.
+    """Return the size limit of a cache file: a quarter of its disk's free space, or half of the memory if less.
 
-    A file that is read again and again is held in memory, from which the system drops it where memory is short.
+    A file that is read repeatedly is held in memory, from which the system drops it when memory is short.
     """
     free = shutil.disk_usage(folder).free - RESERVE_BYTES
     return max(0, min(free // 4, psutil.virtual_memory().available // 2))
@@ -68,7 +68,7 @@ def cache_bytes(folder: Path) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a file to write, which takes the place of `path` once it is whole and on the disk, and else is removed."""
+    """Yield a file to write, which replaces `path` once it is complete and on the disk, and is removed on an error."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write a safetensors file with `about` in its header, whole or not at all.
+    """Write a safetensors file with `about` in its header, completely or not at all.
 
     Raises:
         OSError: it cannot be written.
@@ -93,7 +93,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what processes that were killed had half written in `folder`, in which nobody writes now."""
+    """Remove files in `folder` that killed processes had partly written; nobody may be writing there now."""
     for pattern in PARTIAL:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -103,12 +103,12 @@ class ToleratedFailures:
     """Failures to write a file that a trial can do without: only the first is logged."""
 
     def __init__(self, what: str) -> None:
-        """Begin the message with `what`."""
+        """Start the log message with `what`."""
         self._what, self._has_warned = what, False
 
     @contextmanager
     def tolerated(self) -> Iterator[None]:
-        """End the block, without an error, where disk or memory do not suffice for it."""
+        """End the block without an error if disk or memory do not suffice for it."""
         try:
             yield
         except (OSError, MemoryError, RuntimeError) as error:
@@ -120,7 +120,7 @@ class ToleratedFailures:
 
 
 def why_not_written(error: BaseException) -> str:
-    """Return why a file could not be written, as the end of a sentence."""
+    """Return the reason that a file could not be written, as the end of a sentence."""
     if is_out_of_memory(error):
         return "memory ran out"
     return str(getattr(error, "strerror", None) or error).rstrip(".")
@@ -130,7 +130,7 @@ def _used(folder: Path) -> int:
     """Return the bytes of all files of trials in a study's folder."""
     used = 0
     for trial in folder.glob("trial-*"):
-        # Another worker may remove its own meanwhile, of which `walk` takes a folder, and this a file, for empty.
+        # Another worker may remove its files meanwhile; `walk` then treats the folder, and this the file, as empty.
         for parent, _, names in os.walk(trial):
             for name in names:
                 with suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
-"""Remote files: the copy of a study's local folder at a URL, to which every file is sent once it is written.
+"""Remote files: the copy of a study's local folder at a URL, to which every file is uploaded when it is complete.
 
-S3's protocol was tried against moto's server, and so was `file://`; `gs://`, `abfs://` and `hdfs://` were not: pyarrow
-reads and writes all of them alike. An object store puts a file whole or not at all; elsewhere it is written under
-another name, and moved. While trials train, a URL that fails costs no more than what could not be sent: that is logged
-once, the files stay in the folder, and the URL is left alone for a minute, as each call takes seconds.
+Tested with S3's protocol on moto's server, and with `file://`. `gs://`, `abfs://` and `hdfs://` were not tested;
+pyarrow handles all of them alike. An object store writes a file completely or not at all; elsewhere it is written under
+another name, and renamed. While trials train, a failing URL delays only uploads: the failure is logged once, the files
+stay in the folder, and the URL is not used for a minute, because each call takes seconds.
 """
 
 import json
@@ -24,16 +24,16 @@ from hpo.errors import ConfigurationError, StoreError, nearest
 from hpo.files.disk import refuse_full, replacing, why_not_written
 
 ADDRESS = "files-at.json"
-"""In a study's local folder: where its remote files are, so that they can be deleted with it."""
+"""File in a study's local folder with the URL of its remote files, so that they can be deleted with it."""
 SECONDS_LEFT_ALONE = 60.0
-"""How long a URL that failed is not asked again."""
+"""Seconds for which a URL that failed is not used."""
 OBJECT_STORES = ("s3", "gcs", "abfs")
-"""Kinds of file systems, as pyarrow names them, that put a file whole or not at all."""
+"""Kinds of file systems, by pyarrow's names, that write a file completely or not at all."""
 SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
 SECRET = re.compile("key|secret|token|password|sig", re.IGNORECASE)
-"""In the name of a URL's option."""
+"""Part of the name of a secret option of a URL."""
 GS_RETRIES = "retry_limit_seconds=10"
-"""Else one call to a `gs://` that is away is tried again for a quarter of an hour."""
+"""Otherwise, a call to an unreachable `gs://` is retried for a quarter of an hour."""
 DETAILS = re.compile(r" \(Request ID.*|; Details: .*|\. Detail: .*| error_info=.*")
 
 T = TypeVar("T")
@@ -42,10 +42,10 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteFiles:
-    """The remote copy of a study's folder; without a URL there is none, and no call costs anything."""
+    """The remote copy of a study's folder; without a URL, every call does nothing."""
 
     def __init__(self, url: str | None = None, study: str = "", folder: Path = Path()) -> None:
-        """Find the file system; nothing is read or written, but a region of S3's may be asked for.
+        """Find the file system; nothing is read or written, except that S3 may be asked for a bucket's region.
 
         Args:
             url: of the files of all studies; None for no remote copy.
@@ -53,12 +53,12 @@ class RemoteFiles:
             folder: the study's local folder.
 
         Raises:
-            ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
+            ConfigurationError: the file system does not exist, the URL contains a secret, or pyarrow is missing.
             StoreError: it cannot be reached.
         """
         self.folder, self._url = folder, url
         self.place = "" if url is None else f"{url.partition('?')[0].rstrip('/')}/{study}"
-        """Where the copy is, for people: without the options of the URL."""
+        """Place of the copy, for messages: the URL without its options."""
         self._sent: set[Path] = set()
         self._paused_until = 0.0
         self._has_warned = False
@@ -91,27 +91,27 @@ class RemoteFiles:
             ) from None
 
     def send(self, path: Path) -> bool:
-        """Replace the remote copy of a file, whole or not at all; return whether nothing is left to do.
+        """Replace the remote copy of a file, completely or not at all; return true if nothing is left to do.
 
-        Where it cannot be sent, that is logged, and training continues.
+        If it cannot be uploaded, that is logged, and training continues.
         """
         self._sent.discard(path)
         return self._unless_it_fails(partial(self._send, path), self._url is None)
 
     def release(self, path: Path) -> None:
-        """Remove a file from the folder if this process has sent it as it is, and its folder with the last."""
+        """Remove a file from the folder if this process uploaded it unchanged, and the folder when it is empty."""
         if path in self._sent:
-            # Where it cannot be removed only room is lost, and no trial is to end of that.
+            # A file that cannot be removed costs only disk space, and must not end a trial.
             with suppress(OSError):
                 path.unlink(missing_ok=True)
                 path.parent.rmdir()
 
     def fetch(self, path: Path, to: Path) -> bool:
-        """Copy the remote copy of `path` to the local file `to`, whole or not at all; return whether that was done."""
+        """Download the remote copy of `path` to the local file `to`, completely or not at all; return true if done."""
         return self._unless_it_fails(partial(self._fetch, path, to), False)
 
     def read(self, path: Path, read: Callable[[IO[bytes]], T], default: T) -> T:
-        """Return what `read` finds in the remote copy of a path, open for reading; `default` where there is none."""
+        """Return the result of `read` for the remote copy of a path, open for reading; `default` if there is none."""
 
         def opened() -> T:
             with self._files.open_input_file(self._remote(path)) as file:
@@ -124,15 +124,13 @@ class RemoteFiles:
         return self._unless_it_fails(lambda: {folder / one.base_name for one in self._listed(folder)}, set())
 
     def remove(self, folder: Path, is_removed: Callable[[str], object]) -> None:
-        """Remove remote files of a folder by their names, those sent in part too, and it if none stays; by one
-        listing.
-        """
+        """Remove remote files of a folder by name, also partial uploads, and the folder if empty; by one listing."""
 
         def removed() -> None:
             found = self._listed(folder)
             chosen = [file for file in found if is_removed(file.base_name) or file.base_name.endswith(".part")]
             if found and len(chosen) == len(found):
-                # Not file by file: object stores would be left with an empty object that stands for the folder.
+                # Not file by file, which would leave an empty object for the folder in an object store.
                 self._files.delete_dir(self._remote(folder))
                 return
             for file in chosen:
@@ -141,10 +139,10 @@ class RemoteFiles:
         self._unless_it_fails(removed, None)
 
     def delete(self) -> None:
-        """Delete all that the study has at the URL.
+        """Delete all files of the study at the URL.
 
         Raises:
-            StoreError: it cannot be deleted.
+            StoreError: they cannot be deleted.
         """
         try:
             self._files.delete_dir(self._root)
@@ -154,7 +152,7 @@ class RemoteFiles:
             raise StoreError(f"{self.place} could not be deleted: {why_failed(error)}; delete it.") from None
 
     def write_address(self) -> None:
-        """Write into the folder where its remote copy is, for `remote_url_of`.
+        """Write the URL of the remote copy into the folder, for `remote_url_of`.
 
         Raises:
             StoreError: nothing can be written to it.
@@ -168,11 +166,11 @@ class RemoteFiles:
             raise StoreError(f"Nothing can be written to {self.folder}: {error.strerror}; make room there.") from None
 
     def shown(self, path: Path) -> str:
-        """Return the URL of a file's remote copy, for people."""
+        """Return the URL of a file's remote copy, for messages."""
         return f"{self.place}/{path.relative_to(self.folder).as_posix()}"
 
     def _unless_it_fails(self, call: Callable[[], T], default: T) -> T:
-        """Return what `call` does; `default` where there is nothing, or the URL fails or has failed a moment ago."""
+        """Return the result of `call`; `default` without a URL, or if the URL fails or has failed recently."""
         if self._url is None or time.monotonic() < self._paused_until:
             return default
         try:
@@ -221,7 +219,7 @@ class RemoteFiles:
         return True
 
     def _create_folder(self, folder: str) -> None:
-        """Create a folder where there are any: an object store has but names."""
+        """Create a folder if the file system has folders; an object store has only names."""
         if self._files.type_name not in OBJECT_STORES:
             self._files.create_dir(folder, recursive=True)
 
@@ -240,10 +238,10 @@ NO_REMOTE = RemoteFiles()
 
 
 def open_remote_files(config: StudyConfig, folder: Path) -> RemoteFiles:
-    """Return the remote copy of a study's local folder, found to be usable; none where `store.files` is no URL.
+    """Return the remote copy of a study's local folder, after a test of it; no copy if `store.files` is no URL.
 
     Raises:
-        ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
+        ConfigurationError: the file system does not exist, the URL contains a secret, or pyarrow is missing.
         StoreError: it cannot be reached, read or written.
     """
     if not isinstance(config.store.files, str):
@@ -254,7 +252,7 @@ def open_remote_files(config: StudyConfig, folder: Path) -> RemoteFiles:
 
 
 def remote_url_of(folder: Path) -> str | None:
-    """Return the URL, of all studies' files, at which the study with this local folder has its own; None without."""
+    """Return the URL of all studies' files under which the study of this local folder has its own; None without one."""
     try:
         url = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -263,7 +261,7 @@ def remote_url_of(folder: Path) -> str | None:
 
 
 def pyarrow() -> Any:
-    """Return pyarrow with its file systems; the import takes long.
+    """Return pyarrow with its file systems, whose import takes long.
 
     Raises:
         ConfigurationError: it is not installed.
@@ -276,12 +274,12 @@ def pyarrow() -> Any:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Return the `pyarrow.fs.FileSystem` that reads and writes at `url`, and the path in it.
+    """Return the `pyarrow.fs.FileSystem` for `url`, and the path in it.
 
-    Nothing is read or written, but the region of an S3 bucket may be asked for.
+    Nothing is read or written, except that S3 may be asked for a bucket's region.
 
     Raises:
-        ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
+        ConfigurationError: the file system does not exist, the URL contains a secret, or pyarrow is missing.
         StoreError: it cannot be reached.
     """
     _refuse_secret(url)
@@ -302,7 +300,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def why_failed(error: BaseException) -> str:
-    """Return why a file system failed, as the end of a sentence, without requests' numbers and lists of details."""
+    """Return the reason that a file system failed, as the end of a sentence, without request ids and details."""
     reason = why_not_written(error).partition("\n")[0]
     of_aws = re.search(r"AWS Error .*", reason)
     return DETAILS.sub("", of_aws[0] if of_aws else reason).rstrip(".")
@@ -323,20 +321,20 @@ def _refuse_secret(url: str) -> None:
 
 
 def _not_for_long(url: str) -> str:
-    """Return a URL whose calls fail within seconds where it is away, unless it says otherwise."""
+    """Return a URL whose calls fail within seconds if it is unreachable, unless its options say otherwise."""
     if not url.startswith("gs://") or "retry_limit_seconds=" in url:
         return url
     return f"{url}{'&' if '?' in url else '?'}{GS_RETRIES}"
 
 
 def _sparing(arrow: Any, files: Any) -> Any:
-    """Return a file system of S3's that sends part after part, any other as it is.
+    """Return an S3 file system that uploads in parts, any other unchanged.
 
-    As pyarrow opens it, it takes all of a file into memory and sends it from there: 400 MB of 400 were measured, and a
+    As pyarrow opens it, it reads a whole file into memory before uploading it: 400 MB of 400 were measured, and a
     checkpoint may be larger than the machine's memory.
     """
     if files.type_name != "s3":
         return files
-    # What a pickle of it is made anew of.
+    # Arguments from which a pickle of it is restored.
     _, (settings,) = files.__reduce__()
     return arrow.fs.S3FileSystem(**{**settings, "background_writes": False})

@@ -1,12 +1,12 @@
-"""Shared files: tensors that each worker process of a machine maps, so that memory holds them once, and rows.
+"""Shared files: tensors that all worker processes of a machine map, so that memory holds them once, and rows.
 
-A file of tensors is written by the first that needs it, while others wait, and put in place whole. Its folder's name
-and its header hold a digest of what it was made from, its header one of its content: what is torn, altered or foreign
-is written again.
+A file of tensors is written by the first process that needs it, while others wait, and put in place complete. Its
+folder's name and its header contain a digest of its sources, its header also one of its content: a damaged or foreign
+file is written again.
 
-A file of rows is filled by all, in any order and without a lock: each record begins with a digest of it, so that one
-that is not there, torn or altered is told from a sound one. Two that write a record at once write the same, since it
-follows from its row alone.
+A file of rows is filled by all processes, in any order and without a lock: each record begins with its digest, which
+distinguishes it from a missing or damaged one. Two processes that write a record at once write the same bytes, because
+they depend only on its row.
 """
 
 import fcntl
@@ -31,12 +31,12 @@ from torch import Tensor
 from hpo.files.disk import refuse_full, remove_partial_files, save_tensors, why_not_written
 
 FOLDER = "shared"
-"""Of a study's files folder the part that holds them; may be removed when no worker will start any more."""
+"""Subfolder of a study's files folder for them; may be removed when no worker will start any more."""
 FILE, LOCK = "tensors.safetensors", "lock"
 PACKAGES = ("llm-hpo", "tokenizers", "transformers")
-"""What of another version may make something else of the same."""
+"""Packages whose other versions may make something else of the same sources."""
 DIGEST_BYTES = 8
-"""Of the digest in front of each record of a file of rows."""
+"""Bytes of the digest before each record of a file of rows."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -44,27 +44,27 @@ logger = logging.getLogger(__name__)
 
 
 class SharedFiles:
-    """A folder of them on a local disk."""
+    """A folder of shared files on a local disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def tensors(self, name: str, made_of: Sequence[object], make: Callable[[], Tensors]) -> Tensors:
-        """Return what `make` returns, read only: from the file, or made here where there is none that is sound.
+        """Return the result of `make`, read-only: from an undamaged file, or made here.
 
-        Where it cannot be written, as on a full disk, that is logged, and what was made is this process's alone.
+        If it cannot be written, as on a full disk, that is logged, and the result belongs to this process only.
 
         Args:
-            name: begins the name of the file's folder.
-            made_of: all that the tensors follow from, of JSON's kinds; versions of packages are added to it.
-            make: is called once at most.
+            name: prefix of the name of the file's folder.
+            made_of: everything that the tensors depend on, as JSON values; versions of packages are added to it.
+            make: called at most once.
         """
         origin = _origin(made_of)
         path = self._folder / f"{name}-{origin[:16]}" / FILE
         if (found := _mapped(path, origin)) is not None:
             return found
         with _locked(path):
-            # Another process may have been first.
+            # Another process may have written it meanwhile.
             if (found := _mapped(path, origin)) is not None:
                 return found
             made = make()
@@ -74,7 +74,7 @@ class SharedFiles:
     def arrays(
         self, name: str, made_of: Sequence[object], make: Callable[[], Mapping[str, NDArray[Any]]]
     ) -> dict[str, NDArray[Any]]:
-        """Do as `tensors` does, for arrays of numpy."""
+        """Do the same as `tensors`, for numpy arrays."""
         found = self.tensors(name, made_of, lambda: {key: torch.from_numpy(array) for key, array in make().items()})
         arrays = {key: tensor.numpy() for key, tensor in found.items()}
         for array in arrays.values():
@@ -82,23 +82,23 @@ class SharedFiles:
         return arrays
 
     def rows_path(self, name: str, made_of: Sequence[object]) -> Path:
-        """Return the path of a file of rows that follow from `made_of`, as `tensors` has it."""
+        """Return the path of a file of rows that depend on `made_of`, as in `tensors`."""
         return self._folder / f"{name}-{_origin(made_of)}.rows"
 
 
 class RowFile:
-    """A file of records whose sizes are known."""
+    """A file of records with known sizes."""
 
     def __init__(self, path: Path | None, sizes: NDArray[np.int64], most_bytes: int) -> None:
-        """Open a file, or make it without a record.
+        """Open a file, or create it without records.
 
         Args:
-            path: None for a file that no other process sees, and that goes with this object.
-            sizes: bytes of each record, the same for all that open this path; shape (rows,).
-            most_bytes: of the file, where it is made here: rows behind that have no place in it.
+            path: None for a file that no other process sees, and that is removed with this object.
+            sizes: bytes of each record, equal for all that open this path; shape (rows,).
+            most_bytes: size limit of a new file: rows beyond it are not stored.
 
         Raises:
-            OSError: it can neither be opened nor made.
+            OSError: it can neither be opened nor created.
         """
         ends = np.cumsum(sizes + DIGEST_BYTES)
         self._begins, self._sizes = ends - sizes - DIGEST_BYTES, sizes
@@ -110,15 +110,15 @@ class RowFile:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         weakref.finalize(self, os.close, self._file)
         if not os.fstat(self._file).st_size:
-            # Takes nothing of the disk yet; by its size all that open it know which rows have a place.
+            # Takes no disk space yet; its size shows every process which rows are stored.
             os.truncate(self._file, int(ends[ends <= most_bytes].max(initial=0)))
         self.rows = int(np.searchsorted(ends, os.fstat(self._file).st_size, side="right"))
-        """How many rows have a place, the first ones."""
+        """Number of rows that are stored, the first ones."""
         self._is_sound = np.zeros(self.rows, dtype=np.bool_)
-        """Which records this process has found sound: their digests are not computed again."""
+        """Records that this process has verified: their digests are not computed again."""
 
     def read(self, row: int) -> memoryview | None:
-        """Return the record of a row that has a place; None where there is none that is sound.
+        """Return the record of a row within the limit; None if there is no undamaged one.
 
         Raises:
             OSError: the disk cannot be read.
@@ -131,7 +131,7 @@ class RowFile:
         return record if self._is_sound[row] else None
 
     def write(self, row: int, record: bytes) -> None:
-        """Write the record of a row that has a place.
+        """Write the record of a row within the limit.
 
         Raises:
             OSError: it cannot be written, as on a full disk.
@@ -144,7 +144,7 @@ def _record_digest(record: bytes | memoryview) -> bytes:
 
 
 def _origin(made_of: Sequence[object]) -> str:
-    """Return what tells files apart that were made of something else, or by another version; hexadecimal."""
+    """Return a digest that separates files with other sources or of another version; hexadecimal."""
     parts = [*made_of, *(version(package) for package in PACKAGES)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -161,22 +161,22 @@ def content_digest(tensors: Tensors) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let no other process into the block for `path`, where the disk allows a lock; that ends with the process."""
+    """Keep other processes out of the block for `path`, if the disk supports locks; released when the process ends."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((path.parent / LOCK).open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            # Then two may write at once, and a mixture is found out by its digest.
+            # Without a lock two may write at once, and the digest detects a mixture.
             logger.debug("No lock at %s: %s.", path, error)
         yield
 
 
 def _mapped(path: Path, origin: str) -> Tensors | None:
-    """Return the tensors of a file, mapped into memory; None where it is not there or not what was written."""
+    """Return the tensors of a file, mapped into memory; None if it is missing or damaged."""
     try:
-        # Private to the process: what would be written to the tensors never reaches the file.
+        # Private to the process: changes of the tensors never reach the file.
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -187,7 +187,7 @@ def _mapped(path: Path, origin: str) -> Tensors | None:
 
 
 def _write(path: Path, tensors: Tensors, origin: str) -> None:
-    """Write a file, whole or not at all; say so where it cannot be."""
+    """Write a file, completely or not at all; log it if that fails."""
     try:
         remove_partial_files(path.parent)
         refuse_full(path.parent, sum(tensor.nbytes for tensor in tensors.values()), most_gib=None)

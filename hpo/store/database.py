@@ -1,7 +1,7 @@
 """Database of studies: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions; outages are retried.
 
 Optuna commits every call by itself. Here its sessions join the transaction that is open in their thread, so that
-Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
+Optuna's rows and ours are committed together or not at all. Outside a transaction they behave as in plain Optuna.
 """
 
 import logging
@@ -25,12 +25,12 @@ from hpo.store.optuna_adapter import JoiningStorage
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
-"""The front of a URL, as SQLAlchemy reads it: an @ behind it is one of a password that breaks it."""
-# Of several processes that make Optuna's tables at once, each failure of one means that another made one more.
+"""The front of a URL, as SQLAlchemy reads it: an @ after it is part of a password and breaks the URL."""
+# If several processes create Optuna's tables at once, each failure of one means that another created one more.
 OPTUNA_TABLE_ATTEMPTS = 20
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0
 SECONDS_TO_END = 3.0
-"""Seconds for which a search that was told to end retries the store."""
+"""Seconds for which a search that is to end retries the store."""
 TOLD_FROM = 1.0
 """Seconds of waiting after which a warning is logged."""
 Result = TypeVar("Result")
@@ -76,16 +76,16 @@ class Database:
 
 
 def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[], bool] = lambda: False) -> Database:
-    """Open the database at the SQLAlchemy URL `url`, with its tables made or brought up to date.
+    """Open the database at the SQLAlchemy URL `url`, with its tables created or upgraded.
 
     Args:
-        url: where it is.
-        must_exist: whether it is refused, and left as it is, where there is no store of hpo's yet.
-        is_ending: says whether whoever asks is to end, so that a server which says nothing is not waited for.
+        url: address of the database.
+        must_exist: True to refuse, unchanged, a database that is not yet a store of hpo.
+        is_ending: returns true if the caller is to end, so that a silent server is not waited for.
 
     Raises:
-        StoreError: not a URL, a kind of store that is not supported, a network file system, a folder that cannot be
-            written, a server that does not answer, or tables of a newer version.
+        StoreError: not a URL, an unsupported kind of store, a network file system, a folder that cannot be written, a
+            server that does not answer, or tables of a newer version.
     """
     parsed = parsed_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -115,7 +115,7 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except (exc.SQLAlchemyError, StorageInternalError) as error:
-        # Optuna wraps what SQLAlchemy wraps; the database's own words say most.
+        # Optuna wraps SQLAlchemy's error, which wraps the database's own; the innermost is the most informative.
         wrapped = error.__cause__ if isinstance(error, StorageInternalError) else error
         said = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
         words = said[0].rstrip(".") if said else type(wrapped).__name__
@@ -124,17 +124,17 @@ def translated(url: URL) -> Iterator[None]:
 
 
 def _may_pass(error: BaseException | None, words: str) -> bool:
-    """Return whether the store may answer again: the connection was lost, the disk is full, a lock was held too long.
+    """Return true if the store may answer again: the connection was lost, the disk is full, a lock was held too long.
 
-    SQLite says also of a table that is not there that it is operational. Where Optuna swallows that a connection was
-    lost and asks on, SQLAlchemy says that the transaction waits to be rolled back.
+    SQLite reports a missing table as an operational error too. If Optuna swallows a lost connection and continues,
+    SQLAlchemy reports a transaction that waits to be rolled back.
     """
     passing = exc.OperationalError | exc.InterfaceError | exc.InternalError | exc.PendingRollbackError
     return isinstance(error, passing) and "no such" not in words
 
 
 def without_password(url: URL) -> str:
-    """Return `url` as it may be shown, logged and pickled: with no password, in its front or in its query."""
+    """Return `url` in a form that may be shown, logged and pickled: without a password in any part."""
     return str(url._replace(password=None).difference_update_query(["password", "sslpassword"]))
 
 
@@ -146,7 +146,7 @@ def sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite store; None for another kind of store.
 
     Raises:
-        StoreError: a URL that cannot be read, or names no file, as `sqlite://hpo.db` does.
+        StoreError: an invalid URL, or one that names no file, as `sqlite://hpo.db`.
     """
     parsed = parsed_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -160,7 +160,7 @@ def parsed_url(url: str) -> URL:
     """Return `url` parsed and completed, if it is of a supported kind.
 
     Raises:
-        StoreError: it is not, or cannot be read; nothing of it is said, since any part may be of its password.
+        StoreError: it is not supported or invalid; the message shows nothing of it, because any part may be a password.
     """
     if "://" in url and not url.startswith("sqlite") and "@" in USER_AND_PASSWORD.sub("", url, count=1):
         raise StoreError(
@@ -172,7 +172,7 @@ def parsed_url(url: str) -> URL:
     except (exc.ArgumentError, ValueError):
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
     if parsed.drivername == "sqlite" and parsed.database:
-        # Of a study file no shell has read the `~`.
+        # A shell does not expand the `~` in a study file.
         parsed = parsed.set(database=str(Path(parsed.database).expanduser()))
     if isinstance(password := parsed.query.get("password"), str):
         parsed = parsed.set(password=password).difference_update_query(["password"])
@@ -196,7 +196,7 @@ def _engine(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine:
 
 
 def _refuse_without_tables(url: URL) -> None:
-    """Refuse a database in which hpo has no tables, without a change: opened as ours, one of SQLite's turns to WAL."""
+    """Refuse a database without tables of hpo, unchanged: opening one of SQLite's would switch it to WAL."""
     plain = _engine(url, lambda: False, poolclass=sa.NullPool)
     with translated(url), plain.connect() as connection:
         if sa.inspect(connection).has_table(VERSION_TABLE):
@@ -208,9 +208,9 @@ def _refuse_without_tables(url: URL) -> None:
 
 
 def _upgraded(engine: Engine) -> bool:
-    """Bring tables of ours up to date, and return whether there are any.
+    """Upgrade our tables, and return true if there are any.
 
-    Before Optuna refuses its own: a view of an older version stands on them.
+    Before Optuna's own check of its version, because a view of an older version depends on its tables.
     """
     with engine.connect() as plain:
         connection = plain.execution_options(hpo_read_only=True)
@@ -223,7 +223,7 @@ def _upgraded(engine: Engine) -> bool:
 
 
 def _with_optuna_tables(engine: Engine) -> Database:
-    """Return a database that has Optuna's tables, made one by one by whichever process is first at each."""
+    """Return a database that has Optuna's tables, each created by whichever process comes first."""
     for attempt in range(1, OPTUNA_TABLE_ATTEMPTS + 1):
         try:
             return Database(engine)
@@ -232,7 +232,7 @@ def _with_optuna_tables(engine: Engine) -> Database:
             if not made_meanwhile or attempt == OPTUNA_TABLE_ATTEMPTS:
                 raise
         except RuntimeError as error:
-            # Optuna's own check of its tables' version.
+            # Optuna's own check of the version of its tables.
             raise StoreError(f"The store's Optuna tables do not fit the installed Optuna: {error}") from None
     raise AssertionError("the last attempt returns or raises")
 
@@ -245,17 +245,17 @@ def retried_while_away(
     sleep: Callable[[float], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Return what `verb` returns, retried for so many seconds while the store does not answer.
+    """Return the result of `verb`, retried for that many seconds while the store does not answer.
 
     Args:
-        verb: a transaction that can be asked twice, since the answer to a commit may have been lost.
-        seconds: after which its error is raised.
+        verb: an idempotent transaction, because the answer to a commit may be lost.
+        seconds: time after which its error is raised.
         stop: once it is set, its error is raised after `SECONDS_TO_END`.
-        sleep: waits so many seconds; None for a sleep from which `stop` wakes.
-        clock: seconds, from anywhere.
+        sleep: waits that many seconds; None for a sleep that `stop` interrupts.
+        clock: seconds, from any start.
 
     Raises:
-        StoreUnavailableError: the store was away for longer.
+        StoreUnavailableError: the store was unreachable for longer.
     """
     stop = stop or Event()
     began, wait, told, ending = clock(), FIRST_WAIT, False, False
@@ -275,6 +275,6 @@ def retried_while_away(
             if told:
                 logger.warning("The store answers again; the search goes on.")
             return result
-        # It is set for good: a search that ends asks as often as one that continues.
+        # It stays set, so a search that ends retries as often as one that continues.
         (sleep or (time.sleep if ending else stop.wait))(wait)
         wait = min(2 * wait, LONGEST_WAIT)

@@ -50,22 +50,22 @@ class LeaseRecord:
     process_started: float
     """Seconds after its machine was started."""
     machine: str | None
-    """Identity of the machine that its process number is of: see `leases.machine_id`."""
+    """Identity of the machine on which its process number is valid: see `leases.machine_id`."""
     acquired_at: float
     expires_at: float
     now: float
-    """The database's clock when this was read."""
+    """Time of reading, by the database's clock."""
 
 
 def read_lease(rows: StudyRows, *, lock: bool = False) -> LeaseRecord | None:
-    """Return the newest lease of a study; None if nobody ever led it. `lock` holds it until the transaction ends."""
+    """Return the newest lease of a study; None if it never had a leader. `lock` holds it until the transaction ends."""
     row = rows.execute(_NEWEST.with_for_update() if lock else _NEWEST).mappings().first()
     return None if row is None else LeaseRecord(**row)
 
 
 def lock_lease(rows: StudyRows) -> LeaseRecord:
-    """Return the newest lease, in force or not, locked until the transaction ends; fence 0 is nobody's."""
-    # Of two first leaders on PostgreSQL the second waits here until the first has committed.
+    """Return the newest lease, valid or not, locked until the transaction ends; fence 0 means no leader."""
+    # On PostgreSQL, the second of two first leaders waits here until the first has committed.
     rows.execute(_FIRST)
     newest = read_lease(rows, lock=True)
     assert newest is not None, "the first one was made"
@@ -95,10 +95,10 @@ class Lease:
         self._confirmed_at = time.monotonic()
 
     def confirm(self) -> None:
-        """Renew the lease inside the store's open transaction, so that what follows in it is written as the leader.
+        """Renew the lease inside the store's open transaction, so that the rest of it is written as the leader.
 
         Raises:
-            StudyLedError: another process has taken the lease over.
+            StudyLedError: another process has taken over the lease.
         """
         if not renew_lease(self._store.rows, self.fence, LEASE_SECONDS):
             lease = lock_lease(self._store.rows)
@@ -107,9 +107,9 @@ class Lease:
         self._confirmed_at = time.monotonic()
 
     def confirm_before_commit(self) -> None:
-        """Renew the lease again where the transaction took long, so that it has not lapsed at the commit.
+        """Renew the lease again if the transaction took long, so that it is valid at the commit.
 
-        Nobody could take it meanwhile: on PostgreSQL the lease's row is locked, on SQLite the file.
+        No other process could take it meanwhile: on PostgreSQL the lease's row is locked, on SQLite the file.
         """
         if time.monotonic() - self._confirmed_at > RENEWAL_SECONDS:
             self.confirm()
@@ -120,10 +120,10 @@ class Lease:
 
 
 def acquire_lease(store: StudyStore) -> Lease:
-    """Take the lease of `store`'s study, inside its open transaction.
+    """Take the lease of `store`'s study, within its open transaction.
 
     Raises:
-        StudyLedError: another process leads the study; says which, since when and for how long at least.
+        StudyLedError: another process leads the study; the message says which, since when and for how long at least.
     """
     lease = lock_lease(store.rows)
     if leader := leader_of(lease):
@@ -140,7 +140,7 @@ def acquire_lease(store: StudyStore) -> Lease:
 
 @contextlib.contextmanager
 def renewed_lease(database: Database, store: StudyStore, fence: int) -> Iterator[None]:
-    """Renew a lease from a thread of its own, while the block trains for longer than a lease runs."""
+    """Renew a lease in a separate thread, while the block trains for longer than a lease lasts."""
     done = threading.Event()
 
     def renew() -> None:
@@ -148,9 +148,9 @@ def renewed_lease(database: Database, store: StudyStore, fence: int) -> Iterator
             try:
                 with database.transaction() as connection:
                     if not renew_lease(StudyRows(store.rows.study_id, connection), fence, LEASE_SECONDS):
-                        return  # Another leads; the next verb says who.
+                        return  # Another process leads; the next method call reports it.
             except StoreError as error:
-                # The database may be back before the lease is over; the next verb says so if not.
+                # The database may be back before the lease expires; if not, the next method call reports it.
                 _logger.warning("The lease could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="hpo-lease", daemon=True)
@@ -163,12 +163,12 @@ def renewed_lease(database: Database, store: StudyStore, fence: int) -> Iterator
 
 
 def leader_of(lease: LeaseRecord) -> str | None:
-    """Return who leads a study and since when, for a sentence; None if nobody does."""
+    """Return the leader of a study and the start of its lead, for a sentence; None if there is no leader."""
     return _leader(lease) if lease.expires_at > lease.now and not _is_dead(lease) else None
 
 
 def _is_dead(lease: LeaseRecord) -> bool:
-    """Return whether the leader ran on this machine and is gone, its process number free or reused."""
+    """Return true if the leader ran on this machine and is gone, its process number free or reused."""
     if lease.machine != machine_id():
         return False
     try:
@@ -188,7 +188,7 @@ def _leader(lease: LeaseRecord) -> str:
 def machine_id() -> str:
     """Return the scope of process numbers: this boot of this machine, and the namespace of a container.
 
-    Containers may share their host's name, and a machine that was started again gives the same numbers anew.
+    Containers may share their host's name, and a restarted machine reuses process numbers.
     """
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Optuna adapter: every private name of Optuna that hpo uses, each checked when this is imported.
+"""Optuna adapter: every private name of Optuna that hpo uses, each checked on import.
 
-They are used so that Optuna's calls join our transactions, and so that its trials are read by plain statements, several
-times as fast as by the objects of its ORM. An Optuna that has one of them otherwise is refused: it could store
-something else than is meant.
+They make Optuna's calls join our transactions, and read its trials by plain statements, several times as fast as
+through its ORM. An Optuna version in which one of them differs is refused, because it could store something else than
+intended.
 """
 
 import inspect
@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from hpo.errors import StoreError
 
 TESTED = ">=5,<5.1"
-"""Versions of Optuna, as pyproject.toml has them."""
+"""Supported versions of Optuna, as in pyproject.toml."""
 
 
 def _refused(differs: str) -> StoreError:
@@ -84,7 +84,7 @@ COLUMNS: Mapping[type, str] = {
 
 
 def differences() -> list[str]:
-    """Return what of the names that hpo uses the installed Optuna has no more, or has otherwise."""
+    """Return the private names used by hpo that the installed Optuna lacks or has changed."""
     calls = (f"{one[0].__name__}.{one[1]}" for one in CALLS if not _is_as_tested(*one))
     columns = (
         f"{model.__name__}.{name}"
@@ -110,7 +110,7 @@ if _differences := differences():
 
 
 class JoinedSession(Session):
-    """A session inside a transaction of ours, which remembers why Optuna rolled that back."""
+    """A session inside a transaction of ours, which remembers why Optuna rolled it back."""
 
     failure: BaseException | None = None
 
@@ -121,7 +121,7 @@ class JoinedSession(Session):
 
 
 class JoiningSessions:
-    """What Optuna takes its sessions from: that of this thread's open transaction, or a session of its own."""
+    """Factory of Optuna's sessions: that of this thread's open transaction, or a session of its own."""
 
     def __init__(self, engine: Engine) -> None:
         self._own = scoped_session(sessionmaker(bind=engine))
@@ -133,7 +133,7 @@ class JoiningSessions:
         if joined is None:
             return self._own()
         if joined.failure is not None:
-            # Optuna would continue, or try again, in a transaction that has ended.
+            # Optuna would continue, or retry, in a transaction that has ended.
             raise joined.failure
         return joined
 
@@ -145,7 +145,7 @@ class JoiningSessions:
     def joined_to(self, connection: Connection) -> Iterator[None]:
         """Let Optuna work inside `connection`'s transaction: its commits flush, its rollbacks undo all of it.
 
-        What Optuna rolled back for is raised at the end, even where it was swallowed on the way.
+        The reason of a rollback is raised at the end, even if it was swallowed on the way.
         """
         assert getattr(self._thread, "session", None) is None, "transactions do not nest"
         session = self._thread.session = JoinedSession(connection, join_transaction_mode="rollback_only")
@@ -162,9 +162,9 @@ class JoiningStorage(RDBStorage):
     """Optuna's own SQL storage over our engine; its calls join the transaction that is open in their thread."""
 
     def __init__(self, engine: Engine, pickled: tuple[Any, ...]) -> None:
-        """Take the engine, and what is pickled in the place of this: a function and its arguments, no password."""
-        # Optuna fills `{...}` in a URL as a template and keeps it in the open, so it gets the bare dialect; the
-        # connections come from our pool.
+        """Take the engine, and the replacement when pickled: a function and its arguments, without a password."""
+        # Optuna treats `{...}` in a URL as a template and stores the URL in plain text, so it gets the bare dialect;
+        # the connections come from our pool.
         super().__init__(f"{engine.url.drivername}://", engine_kwargs={"pool": engine.pool})
         self.engine = engine
         self.scoped_session: Any = JoiningSessions(engine)
@@ -192,11 +192,11 @@ class JoiningStorage(RDBStorage):
             return _read_trials(session, which)
 
     def read(self, study_id: int, rows: Set[int] | None = None) -> list[FrozenTrial]:
-        """Return the trials of a study; those in `rows` alone, where these are given."""
+        """Return the trials of a study; only those in `rows`, if given."""
         return self._get_trials(study_id, None, set(rows or ()), -1 if rows is None else _NO_LATER)
 
     def execute(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Return the rows that a statement of ours reads, in the open transaction or outside of one."""
+        """Return the rows of a statement of ours, in the open transaction or outside one."""
         with self.scoped_session() as session:
             return [tuple(row) for row in session.execute(statement, parameters)]
 
@@ -205,7 +205,7 @@ class JoiningStorage(RDBStorage):
         return self._create_new_trial(study_id, template)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Set the value at a step, by one statement where Optuna takes three."""
+        """Set the value at a step, by one statement instead of Optuna's three."""
         value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
         row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
         self.write(TrialIntermediateValueModel, "step", trial_id, [row])
@@ -225,10 +225,10 @@ class JoiningStorage(RDBStorage):
         with self.scoped_session() as session:
             is_set = session.connection().execute(statement.values(set_to)).rowcount == 1
             session.commit()
-        return is_set or super().set_trial_state_values(trial_id, state, values)  # which says why not
+        return is_set or super().set_trial_state_values(trial_id, state, values)  # which gives the reason
 
     def write(self, model: type, key: str, trial_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows of a trial, over those of the same `key`; raises as Optuna does where the trial has finished."""
+        """Write rows of a trial, replacing those with the same `key`; raises as Optuna does for a finished trial."""
         statement = _written(self.engine.dialect.name, model, key)
         with self.scoped_session() as session:
             values = [{"of_row": trial_id} | {f"new_{name}": value for name, value in row.items()} for row in rows]
@@ -244,12 +244,12 @@ class JoiningStorage(RDBStorage):
 _distribution: Callable[[str], BaseDistribution] = lru_cache(maxsize=1024)(json_to_distribution)
 _UNFINISHED = sa.or_(TrialModel.state == TrialState.RUNNING, TrialModel.state == TrialState.WAITING)
 _NO_LATER = 2**31 - 1
-"""Above every number that Optuna gives a trial's row."""
+"""Greater than every number that Optuna gives a trial's row."""
 
 
 @cache
 def _written(dialect: str, model: type, key: str) -> sa.Insert:
-    """Return the statement that writes a row of a trial which has not finished, over one of the same `key`."""
+    """Return the statement that writes a row of an unfinished trial, replacing one with the same `key`."""
     table: sa.Table = sa.inspect(model).local_table
     columns = [column for column in table.c if not column.primary_key and column.name != "trial_id"]
     values = (sa.bindparam(f"new_{column.name}", type_=column.type) for column in columns)
@@ -273,10 +273,10 @@ def studies_in(storage: BaseStorage) -> dict[int, FrozenStudy]:
 
 
 def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[FrozenTrial]:
-    """Return the trials that meet a condition on `TrialModel`, in the order in which they were made."""
+    """Return the trials that meet a condition on `TrialModel`, in the order in which they were created."""
 
     def fields(*columns: Any, read: Callable[..., Any]) -> Mapping[int, dict[Any, Any]]:
-        """Return what `read` makes of all columns but the first, by that one."""
+        """Return the result of `read` for all columns but the first, keyed by the first."""
         model = columns[0].class_
         rows = sa.select(model.trial_id, *columns).join(TrialModel, TrialModel.trial_id == model.trial_id).where(which)
         found: dict[int, dict[Any, Any]] = defaultdict(dict)
@@ -287,8 +287,8 @@ def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[Frozen
     trial = TrialModel
     times = (sa.inspect(trial).local_table.c[name] for name in ("datetime_start", "datetime_complete"))
     rows = sa.select(trial.trial_id, trial.number, trial.state, *times)
-    # First: on PostgreSQL each statement sees what is committed by then. Read last, a trial that was told in between
-    # would seem to have ended with nothing, and what has ended is not read again.
+    # First, because on PostgreSQL each statement sees what is committed at its start. If it were read last, a trial
+    # that was told in between would seem to have ended without a value, and ended trials are not read again.
     made = session.execute(rows.where(which).order_by(trial.trial_id)).all()
     param, value, step = TrialParamModel, TrialValueModel, TrialIntermediateValueModel
     user, system = TrialUserAttributeModel, TrialSystemAttributeModel
@@ -322,12 +322,12 @@ def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[Frozen
 
 
 def _local(moment: datetime | None) -> datetime | None:
-    """Return a time of day in UTC as one of here, as Optuna shows it."""
+    """Return a UTC time as a local one, as Optuna shows it."""
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 UNFINISHED = sa.text("trials.state IN ('RUNNING', 'WAITING')")
-"""In plain SQL: SQLite would use no index with the `= 1` that SQLAlchemy writes behind a Boolean column."""
+"""In plain SQL, because SQLite would use no index with the `= 1` that SQLAlchemy adds to a Boolean column."""
 
 
 # -- storages over a storage
@@ -348,12 +348,12 @@ def _passes_on(name: str) -> Callable[..., Any]:
 PassingStorage: Any = type(
     "PassingStorage", (BaseStorage,), {name: _passes_on(name) for name in BaseStorage.__abstractmethods__}
 )
-"""A storage that passes on to its `backend` what a subclass does not do itself."""
+"""A storage that delegates to its `backend` whatever a subclass does not implement."""
 
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from announcing a study that we announce ourselves."""
+    """Keep Optuna from logging a study that hpo announces itself."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

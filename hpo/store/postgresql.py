@@ -1,8 +1,8 @@
-"""PostgreSQL store: no wait without end, no setting that outlives its transaction, no password for workers.
+"""PostgreSQL store: bounded waits, no setting that outlives its transaction, no password for workers.
 
-A line that is cut says nothing: what is sent into it may even be acknowledged, by whatever stands in between, so that
-no setting of TCP notices. Hence each wait for an answer is bounded here. And whoever pools connections by transaction,
-as PgBouncer does, hands every transaction another session: nothing is set for one, and no statement is prepared in it.
+A connection that is cut gives no error; data sent into it may even be acknowledged by a device in between, so that no
+TCP setting detects it. Hence each wait for an answer is bounded here. A transaction pooler such as PgBouncer gives
+every transaction another session, so no setting and no prepared statement may belong to a session.
 """
 
 import json
@@ -20,18 +20,18 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 
 PASSWORD = "PGPASSWORD"
-"""Variable in which PostgreSQL's own library looks for a password that no URL holds."""
+"""Variable in which PostgreSQL's own library looks for a password that is not in the URL."""
 NEEDED = frozenset({"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "HOME", "USER", "LOGNAME", "TMPDIR"})
-"""Variables without which a process may not start; what is part of a path is no secret."""
+"""Variables without which a process may not start; parts of paths are not secrets."""
 STRONG, LONG = 8, 16
-"""Characters from which a password, or one of letters alone, is recognised wherever it stands: a shorter one is part of
+"""Length from which a password, or one of letters only, is recognised anywhere in a value: shorter ones are parts of
 many words."""
 
 
 def secret_names(environment: Mapping[str, str], store: str) -> frozenset[str]:
-    """Return the names of the variables that hold a password of the store at the URL `store`, or that of `PGPASSWORD`.
+    """Return the names of the variables that contain a password of the URL `store`, or that of `PGPASSWORD`.
 
-    A weak password counts where it is all of a value, or is written as a password: in a URL, or after `password=`.
+    A weak password counts only if it is the whole value, or is written as a password: in a URL, or after `password=`.
     """
     passwords = _passwords_of(store) | {environment.get(PASSWORD, "")} - {""}
     holding = {name for name, value in environment.items() if any(_holds(value, one) for one in passwords)}
@@ -39,7 +39,7 @@ def secret_names(environment: Mapping[str, str], store: str) -> frozenset[str]:
 
 
 def _passwords_of(store: str) -> set[str]:
-    # Whoever carries messages imports this, and opens no store.
+    # Processes that only pass messages import this, and open no store.
     from hpo.store.database import parsed_url
 
     url = parsed_url(store)
@@ -48,7 +48,7 @@ def _passwords_of(store: str) -> set[str]:
 
 
 def _holds(value: str, password: str) -> bool:
-    """Return whether `password` is in `value`, as it is or escaped as in a URL or in JSON."""
+    """Return true if `password` is in `value`, as it is or escaped as in a URL or in JSON."""
     forms = {password, json.dumps(password)[1:-1]}
     return any(_stands_in(text, form) for text in {value, unquote(value), unquote_plus(value)} for form in forms)
 
@@ -61,21 +61,21 @@ def _stands_in(text: str, form: str) -> bool:
 
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 15.0
-"""For which a server that says nothing is waited for: until it takes a connection, and until it answers a statement."""
+"""Seconds to wait for a silent server: until it accepts a connection, and until it answers a statement."""
 HURRIED_SECONDS = 4
 """The same for a search that is to end."""
 IDLE_SECONDS = 90
-"""After which the server ends a transaction in which nothing is asked; a sampler may take long to propose in one."""
+"""Seconds after which the server ends an idle transaction; a sampler may take long to propose in one."""
 TCP = {
     "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000,
 }  # fmt: skip
-"""By which the kernel notices a line that acknowledges nothing, seconds but for the last: milliseconds."""
+"""TCP keepalive settings, by which the kernel detects a dead connection; seconds, the last in milliseconds."""
 
 Result = TypeVar("Result")
 
 
 def engine_of(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine:
-    """Return an engine for the server at `url`, whose answers are waited for less long once `is_ending` says so."""
+    """Return an engine for the server at `url`, which waits less long for answers once `is_ending` returns true."""
 
     class Bounded(BoundedConnection):
         hurries = staticmethod(is_ending)
@@ -92,15 +92,15 @@ def engine_of(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that is closed where a statement is not answered in time."""
+    """A connection that is closed if a statement is not answered in time."""
 
     hurries: Callable[[], bool] = staticmethod(lambda: False)
 
     def wait(self, gen: PQGen[Result], *args: Any, **kwargs: Any) -> Result:
-        """Return what `gen` returns, as psycopg does.
+        """Return the result of `gen`, as psycopg does.
 
         Raises:
-            OperationalError: the server has said nothing for `ANSWER_SECONDS`; the connection is closed then.
+            OperationalError: the server has not answered for `ANSWER_SECONDS`; the connection is then closed.
         """
         return super().wait(self._bounded(gen), *args, **kwargs)
 
@@ -123,8 +123,8 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def _limit_idleness(connection: Connection) -> None:
-    """Let the server end a transaction whose process was suspended or cut off: it would hold the lease's row for good.
+    """Let the server end a transaction whose process was suspended or cut off: it would lock the lease's row.
 
-    For this transaction alone: the session may be another's in the next.
+    Only for this transaction, because the session may serve another client next.
     """
     connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")

@@ -35,14 +35,14 @@ class Evaluation:
     trial: int
     attempt: int
     rung: int
-    """Examples seen over those of the study's longest trial, in per mille. With folds, the share of folds scored, and
-    1000 for their mean."""
+    """Examples seen divided by those of the study's longest trial, in per mille. With folds, the share of folds scored,
+    and 1000 for their mean."""
     full: bool
-    """Whether all of validation was scored."""
+    """True if all of validation was scored."""
     epoch: float
     examples_seen: int
     learning_rate: float
-    """The rate of the last step, schedule applied."""
+    """Learning rate of the last step, including the schedule."""
     train_loss: float
     """Nats per example."""
     score: float
@@ -58,11 +58,11 @@ class StudyHistory:
     """History of a study, from its first attempt on."""
 
     begun_at: float | None
-    """Seconds since 1970, by the database's clock; None where no trial was begun."""
+    """Seconds since 1970, by the database's clock; None if no trial has begun."""
     evaluations: tuple[Evaluation, ...]
-    """By trial and rung; of a trial that was begun anew, the evaluations that its newest attempt stands on."""
+    """By trial and rung; for a trial that was restarted, the evaluations that its newest attempt is based on."""
     completed: tuple[FrozenTrial, ...]
-    """Completed trials as Optuna has them: what was proposed, from which distributions."""
+    """Completed trials in Optuna's form: proposed parameters and their distributions."""
 
 
 _BEGUN_AT = sa.select(sa.func.min(attempts.c.started_at)).where(attempts.c.study_id == STUDY)
@@ -87,7 +87,7 @@ def read_history(database: Database, name: str | None = None) -> StudyHistory:
 def _standing(evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
     """Return evaluations, by trial, attempt and rung, without those that a later attempt replaced.
 
-    An attempt that resumed from a checkpoint reports again what came after that, and one that began anew everything.
+    An attempt that resumed from a checkpoint repeats the reports after it, and one that restarted repeats all.
     """
     kept: list[Evaluation] = []
     for one in evaluations:
@@ -111,13 +111,13 @@ _NAMED = sa.select(StudyModel.study_id).where(StudyModel.study_name == sa.bindpa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """One trial of a study, as its newest attempt left it."""
+    """One trial of a study, in the state of its newest attempt."""
 
     number: int
     state: str
     """COMPLETE, PRUNED, FAIL, RUNNING or WAITING, as Optuna names them."""
     ending: str | None
-    """Of its newest attempt, as `hpo.messages.Ending`; None where that has not ended."""
+    """Ending of its newest attempt, as `hpo.messages.Ending`; None if it has not ended."""
     score: float | None
     """Score of a completed trial at its best full evaluation; else its newest one, if any."""
     train_score: float | None
@@ -125,19 +125,19 @@ class TrialResult:
     """Every score of its best full evaluation."""
     best_epoch: float | None
     rung: int | None
-    """Where its newest evaluation stands, in per mille of the longest trial."""
+    """Rung of its newest evaluation, in per mille of the longest trial."""
     seconds: float | None
     seed: int | None
     device: str | None = None
-    """Of its newest attempt, as torch writes it."""
+    """Device of its newest attempt, in torch's notation."""
     ended_at: float | None = field(default=None, compare=False)
-    """When that attempt ended, in seconds since 1970 by the database's clock; None where it has not."""
+    """End of that attempt, in seconds since 1970 by the database's clock; None if it has not ended."""
     proposed_by: str
     reason: str
     configuration: Mapping[str, Any]
     """Its hyperparameters, with the real learning rate; empty if hpo did not train it."""
     parameters: Mapping[str, Any]
-    """What the search varied, as Optuna has it: the learning rate as a multiplier."""
+    """Parameters that the search varied, in Optuna's form: the learning rate as a multiplier."""
 
     @property
     def sampled(self) -> tuple[str, ...]:
@@ -146,13 +146,13 @@ class TrialResult:
 
     @property
     def trained_with(self) -> Mapping[str, Any]:
-        """Its configuration with its own seed, which that leaves open unless the space has one."""
+        """Its configuration with its own seed, which the configuration lacks unless the space has one."""
         return {**self.configuration, "seed": self.seed} if self.configuration else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmingRun:
-    """A completed run: a trial of the search, trained again on a fresh seed."""
+    """A completed confirmation run: a trial of the search, trained again on a fresh seed."""
 
     trial: int
     """Its own number, in the study of the confirmation."""
@@ -160,9 +160,9 @@ class ConfirmingRun:
     """Trial of the search."""
     seed: int
     held_out: HeldOutEvaluation
-    """On the rows of the confirmation."""
+    """Scores on the rows of the confirmation."""
     validation: Scores
-    """On the rows that the search chose by, at the same epoch."""
+    """Score on the rows that the search used, at the same epoch."""
     train: Scores | None
     epoch: float
     seconds: float
@@ -170,7 +170,7 @@ class ConfirmingRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRun:
-    """A confirming run that ended without a score: it diverged, was out of memory, failed or was pruned."""
+    """A confirmation run that ended without a score: it diverged, was out of memory, failed or was pruned."""
 
     trial: int
     """Its own number, in the study of the confirmation."""
@@ -190,11 +190,11 @@ class TestEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResults:
-    """A study read in one transaction: its settings and the results of its trials."""
+    """Results of a study, read in one transaction: its settings and the results of its trials."""
 
     name: str
     uid: str = ""
-    """Distinguishes it from another study of its name, in this store or another."""
+    """Unique id, different from that of another study with its name, in this store or another."""
     configuration: Mapping[str, Any]
     space: Mapping[str, Any] = field(default_factory=dict)
     """Its search space, as a space file has it."""
@@ -208,35 +208,37 @@ class StudyResults:
     failed_runs: tuple[FailedRun, ...] = ()
     """By their numbers."""
     unfinished_runs: int = 0
-    """Number of confirming runs that have begun and not ended."""
+    """Number of confirmation runs that have begun and not ended."""
     confirmed_on_unseen: bool
-    """Whether rows of validation were kept for the confirmation."""
+    """True if rows of validation were kept for the confirmation."""
     audited: frozenset[int]
-    """Trials that the pruner would have stopped, drawn at random, and that were trained to their end all the same."""
+    """Trials that the pruner would have stopped, but that were trained to their end as a random audit."""
     baselines: Mapping[str, HeldOutEvaluation]
-    """Name of a baseline -> what it scored on the rows of the confirmation."""
+    """Name of a baseline -> its scores on the rows of the confirmation."""
     test: tuple[TestEvaluation, ...]
     """In the order in which the test split was read: only the first was unbiased."""
     confirms: str | None = None
-    """The study whose trials its runs confirm; None for one that searched."""
+    """The study whose trials its runs confirm; None for a search."""
 
     @property
     def has_test_split(self) -> bool:
-        """Whether there are rows that play no part in any choice."""
+        """True if there are rows that play no part in any choice."""
         data = self.configuration.get("data", {})
         return data.get("test") is not None or bool(data.get("test_fraction"))
 
     @property
     def leaderboard(self) -> tuple[TrialResult, ...]:
-        """Completed trials from best to worst; of equals the earlier first. What hpo did not train is not among them:
-        a score that another program has told has no configuration to take."""
+        """Completed trials from best to worst; of equal ones the earlier first.
+
+        Without trials that other programs trained, because these have no configuration to recommend.
+        """
         return tuple(sorted(self._scored("COMPLETE"), key=lambda trial: (-(trial.score or 0.0), trial.number)))
 
     @property
     def best_unfinished(self) -> TrialResult | None:
-        """The unfinished trial whose newest score is best, where no completed one scores as high; None without one.
+        """The unfinished trial whose newest score is best, if no completed one scores as high; None without one.
 
-        None in folds too, where a newest score is that of one fold.
+        None with folds, because a newest score is that of one fold.
         """
         if self.configuration.get("evaluation", {}).get("folds") is not None:
             return None
@@ -249,7 +251,7 @@ class StudyResults:
 
     @property
     def default(self) -> TrialResult | None:
-        """The first trial of the default configuration, of those that have not failed if any; None without one."""
+        """The first trial of the default configuration, preferably one that has not failed; None without one."""
         of_default = [trial for trial in self.trials if trial.proposed_by == "default"]
         sound = [trial for trial in of_default if trial.state not in ("FAIL", "PRUNED")]
         return next(iter(sound or of_default), None)
@@ -311,7 +313,8 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
     """Return the results of a study that searched.
 
     Raises:
-        ConfigurationError: also where it holds the runs that confirm another, and so has nothing to say of itself.
+        ConfigurationError: also if it contains the confirmation runs of another study, and so has no results of its
+            own.
         NoResultError, StoreError: as `read_results` does.
     """
     results = read_results(database, name)
@@ -324,7 +327,7 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
 
 
 def _trial(trial: FrozenTrial, attempt: RowMapping | None) -> TrialResult:
-    """Return a trial with its newest attempt and its best evaluation; None where hpo did not train it."""
+    """Return a trial with its newest attempt and its best evaluation; None if hpo did not train it."""
     of_attempt: dict[str, Any] = dict(attempt or {})
     scores = of_attempt.get("validation_scores")
     newest = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
@@ -344,7 +347,7 @@ def _trial(trial: FrozenTrial, attempt: RowMapping | None) -> TrialResult:
 
 
 def _confirmation(database: Database, search: StudyRows, name: str) -> dict[str, Any]:
-    """Return the runs that confirm trials of a study, those without a score, and whether the rows were unseen."""
+    """Return the confirmation runs of a study, those without a score, and whether the rows were unseen."""
     storage = database.storage
     study_id = search.execute(_NAMED, study_name=confirmation_of(name)).scalar()
     if study_id is None:
@@ -359,7 +362,7 @@ def _confirmation(database: Database, search: StudyRows, name: str) -> dict[str,
             for run in runs
             if run.state in (TrialState.FAIL, TrialState.PRUNED) and CONFIRMS_ATTRIBUTE in run.user_attrs
         ),
-        # One that waits may never have begun: it did not fit into the time.
+        # A waiting run may never have begun, because it did not fit into the time.
         "unfinished_runs": sum(run.datetime_start is not None and not run.state.is_finished() for run in runs),
         "confirmed_on_unseen": bool(storage.get_study_user_attrs(study_id).get(UNSEEN_ATTRIBUTE, False)),
     }

@@ -20,11 +20,11 @@ NEEDS_FILE = "A SQLite store needs a file, as in sqlite:///hpo.db, with three sl
 
 
 def check_path(database: str | None, must_exist: bool) -> None:
-    """Refuse what SQLite would accept and then corrupt, or fail on with a riddle.
+    """Refuse a path that SQLite would accept and then corrupt, or fail on with an unclear error.
 
     Args:
-        database: path of a store, as its URL has it.
-        must_exist: whether one that is not there is refused, and not begun.
+        database: path of a store, as in its URL.
+        must_exist: True to refuse a missing file instead of creating it.
 
     Raises:
         StoreError: there is no such file or folder, it cannot be written, is no database, or is on a network.
@@ -53,10 +53,10 @@ def _check(path: Path, must_exist: bool) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written or is no database, without changing what is in it.
+    """Refuse a file that cannot be written or is no database, without changing its content.
 
-    One that is there is not opened but by SQLite: closing any other handle of it would take from it the locks that
-    SQLite holds in this process, and the next reader to leave would delete the write-ahead log under it.
+    Only SQLite opens an existing file: closing any other handle of it would release the locks that SQLite holds in this
+    process, and the next reader to leave would delete the write-ahead log.
     """
     if not path.exists():
         path.open("ab").close()
@@ -72,7 +72,7 @@ def _check_writable(path: Path) -> None:
     try:
         connection.execute("PRAGMA schema_version")
     except sqlite3.DatabaseError as error:
-        # All else is met again, and told, when the store is opened.
+        # Other problems occur again, and are reported, when the store is opened.
         if "not a database" in str(error):
             raise StoreError(f"The file {path} is no SQLite database; name another with --store.") from None
     finally:
@@ -92,7 +92,7 @@ def file_system_of(folder: Path) -> str:
 
 
 def configure(connection: sqlite3.Connection, _record: object) -> None:
-    """Set up a new connection: write-ahead log, and what is committed is on the disk."""
+    """Set up a new connection: write-ahead log, and durable commits."""
     # The driver must not open transactions of its own: `begin` does.
     connection.isolation_level = None
     _switch_to_wal(connection)
@@ -115,7 +115,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 def begin(connection: Connection) -> None:
     """Begin a transaction."""
-    # One that reads and then writes fails at once under SQLite's default if another wrote in between, so a
+    # In SQLite's default mode, a transaction that reads and then writes fails at once if another wrote in between, so a
     # writer takes its lock first; a reader takes none.
     read_only = connection.get_execution_options().get("hpo_read_only", False)
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")

@@ -31,7 +31,7 @@ _BEST = (
     .order_by(TrialValueModel.value.desc(), TrialModel.number)
     .limit(1)
 )
-"""Of those that hpo trained; of equals the earlier."""
+"""Best trial among those that hpo trained; of equal ones the earlier."""
 _RUNNING = (
     sa.select(
         *(attempts.c[name] for name in ("trial", "attempt", "worker", "device")),
@@ -44,7 +44,7 @@ _RUNNING = (
     .where(attempts.c.study_id == STUDY, UNFINISHED, TrialModel.state == TrialState.RUNNING)
     .order_by(attempts.c.trial, attempts.c.attempt, evaluations.c.rung)
 )
-"""Attempts at the trials that run, each with its evaluations; of a trial the newest last."""
+"""Attempts at the running trials, each with its evaluations; for each trial the newest last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class RunningTrial:
     device: str
     begun_at: float
     rung: int | None
-    """Of its newest evaluation in this attempt; None where there was none yet."""
+    """Newest evaluation in this attempt; None if there is none yet."""
     score: float | None
     reported_at: float | None
 
@@ -68,31 +68,31 @@ class WaitingTrial:
 
     trial: int
     last: str
-    """Kind of the newest event on it, such as `paused`; empty where nothing has happened to it."""
+    """Kind of its newest event, such as `paused`; empty if there is none."""
     reason: str
-    """The reason that this event gives, in words or one word; empty where it gives none."""
+    """The reason in this event; empty if it gives none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyStatus:
-    """How a study stands at one moment; times are seconds since 1970 by the database's clock."""
+    """Status of a study at one moment; times are seconds since 1970 by the database's clock."""
 
     name: str
     metric: str
     now: float
     lease: LeaseRecord | None
-    """The newest, in force or not."""
+    """The newest lease, valid or not."""
     standing: Standing
     running: tuple[RunningTrial, ...]
     waiting: tuple[WaitingTrial, ...]
     device_seconds: float
-    """Of training and evaluation in all attempts that have ended, summed over all devices."""
+    """Seconds of training and evaluation in all ended attempts, summed over all devices."""
     run_begun: Event | None
-    """The beginning of the newest run: its detail has its `deadline`, and its `workers`."""
+    """The start of the newest run: its detail has its `deadline`, and its `workers`."""
     run_ended: Event | None
-    """Its end; None while it runs, or where its process died."""
+    """Its end; None while it runs, or if its process died."""
     events: tuple[Event, ...]
-    """The last ones, the newest last."""
+    """The last events, the newest last."""
 
 
 def read_status(database: Database, name: str | None = None) -> StudyStatus:

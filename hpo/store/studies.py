@@ -34,17 +34,17 @@ class StudySummary:
 
 
 def confirmation_of(study: str) -> str:
-    """Return the name of the study that confirms another; study files cannot use such names."""
+    """Return the name of the study of a confirmation; study files cannot use such names."""
     return f"{study} (confirmation)"
 
 
 def is_confirmation(name: str) -> bool:
-    """Return whether a study of that name confirms another."""
+    """Return true if a study of that name is a confirmation."""
     return name.endswith(confirmation_of(""))
 
 
 def read_studies(database: Database) -> list[StudySummary]:
-    """Return the studies of a store, in the order in which they were made."""
+    """Return the studies of a store, in the order in which they were created."""
     with database.read_transaction():
         storage = database.storage
         return [
@@ -77,7 +77,7 @@ def opened_study(database: Database, name: str | None) -> Iterator[tuple[str, St
 
 
 def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
-    """Return (number, name) of a study, inside a transaction; raises as `opened_study` does where it is not there."""
+    """Return (number, name) of a study, inside a transaction; raises as `opened_study` does if it does not exist."""
     begun = _begun_studies(database)
     ids = {study.study_name: study_id for study_id, study in begun.items()}
     searches = [study.study_name for study in begun.values() if CONFIRMS_ATTRIBUTE not in study.user_attrs]
@@ -102,7 +102,7 @@ def delete_study(database: Database, name: str, *, refuse: Refuse) -> None:
     Args:
         database: the store.
         name: the study.
-        refuse: is shown the study's name and its newest lease, and raises where that forbids it.
+        refuse: called with the study's name and its newest lease; raises an error to refuse.
 
     Raises:
         ConfigurationError: there is no such study.
@@ -114,7 +114,7 @@ def delete_study(database: Database, name: str, *, refuse: Refuse) -> None:
 
 
 def delete_runs(database: Database, connection: Connection, name: str, *, refuse: Refuse) -> None:
-    """Delete the confirmation of a study likewise, where there is one, inside an open transaction."""
+    """Delete the confirmation of a study likewise, if there is one, inside an open transaction."""
     _delete(database, connection, confirmation_of(name), refuse)
 
 
@@ -129,7 +129,7 @@ def _delete(database: Database, connection: Connection, name: str, refuse: Refus
 
 
 def _begun_studies(database: Database) -> dict[int, FrozenStudy]:
-    """Return every study by its number, but those whose first start was refused before it began: names alone."""
+    """Return every study by its number, except names without content, whose first start was refused."""
     return {
         study_id: study
         for study_id, study in studies_in(database.storage).items()
@@ -139,7 +139,7 @@ def _begun_studies(database: Database) -> dict[int, FrozenStudy]:
 
 def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:
     count = Counter(trial.state for trial in trials)
-    # In a study of hpo's, a trial that hpo did not train has no configuration to take, whatever it scores.
+    # In a study of hpo's, a trial that hpo did not train has no configuration to recommend, whatever its score.
     trained = [trial for trial in trials if metric is None or "proposed_by" in trial.user_attrs]
     return StudySummary(
         name=name,

@@ -30,14 +30,14 @@ METRIC_ATTRIBUTE = "hpo:metric"
 CONFIRMS_ATTRIBUTE = "hpo:confirms"
 """Attribute of a study and its trials: the confirmed study, and the confirmed trial of it."""
 UNSEEN_ATTRIBUTE = "hpo:unseen"
-"""Whether a study that confirms another does so on rows that the other never saw."""
+"""Attribute: true if a confirmation uses rows that the confirmed study never saw."""
 
 STUDY_ROW = sa.select(studies).where(studies.c.study_id == STUDY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """Settings that a study was made from; a later start must match them."""
+    """Settings of a study, which a later start must match."""
 
     configuration: Mapping[str, Any]
     space: Mapping[str, Any]
@@ -46,9 +46,9 @@ class StudyRecord:
 
 
 class StudyStore:
-    """One study in one database: what it was made from, its trials, their attempts, and its log.
+    """One study in one database: its settings, its trials, their attempts, and its log.
 
-    All but `transaction` is used inside a transaction. Transactions of several threads follow one another.
+    Everything except `transaction` is used inside a transaction. Transactions of several threads are serialised.
     """
 
     def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
@@ -67,7 +67,7 @@ class StudyStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
+        """Open a transaction: what the block writes, here and through `study`, is committed together or not at all."""
         with self._lock:
             self._cache.within(True)
             try:
@@ -84,16 +84,16 @@ class StudyStore:
                 self._cache.within(False)
 
     def record(self) -> StudyRecord | None:
-        """Return what the study was made from; None if it was not recorded yet."""
+        """Return the settings of the study; None if not recorded yet."""
         row = self._row()
         if row is None or row["uid"] != self.study.user_attrs.get(UID_ATTRIBUTE):
             return None
         return StudyRecord(**made_from(row))
 
     def create(self, record: StudyRecord, metric: str) -> None:
-        """Record what the study is made from, and name its metric for Optuna's dashboard."""
-        # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours. The lease stays: its
-        # fence rises on, so that a leader of that study is refused.
+        """Record the settings of the study, and name its metric for Optuna's dashboard."""
+        # Rows of an earlier study with this number, deleted with Optuna's own tools, are not ours. The lease stays: its
+        # fence continues, so that a leader of that study is refused.
         delete_rows(self.rows)
         self.trials.forget_deleted_studies()
         uid = uuid.uuid4().hex
@@ -106,16 +106,16 @@ class StudyStore:
             self.study.set_metric_names([metric])
 
     def set_space(self, space: Mapping[str, Any]) -> None:
-        """Record the space that the study resumes over, of which some ranges may be wider than before."""
+        """Record the space over which the study resumes; some ranges may be wider than before."""
         self._write(space=json.dumps(space))
 
     def measurements(self) -> dict[str, Any] | None:
-        """Return what was measured to choose precision and threads; None if nothing was."""
+        """Return the measurements that chose precision and threads; None if there were none."""
         row = self._row()
         return json.loads(row["measurements"]) if row and row["measurements"] else None
 
     def set_measurements(self, measurements: Mapping[str, Any]) -> None:
-        """Keep what was measured, for every later start of the study."""
+        """Store the measurements, for every later start of the study."""
         self._write(measurements=json.dumps(dict(measurements)))
 
     def _row(self) -> RowMapping | None:
@@ -132,18 +132,18 @@ def made_from(row: RowMapping) -> dict[str, Any]:
 
 
 def delete_rows(rows: StudyRows) -> None:
-    """Delete our rows of a study, but for its lease: its fence refuses who led the study by the next one's number."""
+    """Delete our rows of a study except its lease, whose fence refuses a leader of it in the next one's number."""
     for table in (attempts, evaluations, events, studies, trials):
         rows.execute(sa.delete(table).where(table.c.study_id == STUDY))
 
 
 def refuse_other_semantics(name: str, versions: Mapping[str, str], confirms: str | None = None) -> None:
-    """Raise StudyMismatchError if a study's trials were trained by an hpo under which they score otherwise.
+    """Raise StudyMismatchError if a study was trained by an hpo under which its trials score differently.
 
     Args:
         name: the study.
-        versions: that are recorded with it.
-        confirms: the study whose trials its runs confirm; None for one that searches.
+        versions: recorded with it.
+        confirms: the study whose trials its runs confirm; None for a search.
     """
     if int(versions.get(SEMANTICS_KEY, 1)) == SEMANTICS:
         return

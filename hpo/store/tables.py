@@ -1,8 +1,8 @@
-"""Tables of ours, beside Optuna's, and statements about the rows of one study; its event log.
+"""Our tables next to Optuna's, and statements about the rows of one study; its event log.
 
 Times are seconds since 1970 in UTC by the database's clock. No foreign key points into Optuna's tables: a lock of ours
-must never wait for one of theirs, and whoever deletes a study with Optuna's own tools must succeed. `hpo_studies.uid`
-tells a study from a later one of the same number.
+must never wait for one of theirs, and deleting a study with Optuna's own tools must succeed. `hpo_studies.uid`
+distinguishes a study from a later one with the same number.
 """
 
 import json
@@ -57,17 +57,17 @@ leases = sa.Table(
     "hpo_leases",
     metadata,
     sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("fence", RowNumber, nullable=False),  # rises with each leader; a verb of an older one is refused
+    sa.Column("fence", RowNumber, nullable=False),  # increases with each leader; methods of an older one are refused
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("process_started", sa.Double, nullable=False),  # seconds after its machine: a pid has many bearers
-    sa.Column("machine", sa.String(128)),  # which boot of which machine, and whose process numbers
+    sa.Column("process_started", sa.Double, nullable=False),  # seconds since its machine started: pids are reused
+    sa.Column("machine", sa.String(128)),  # machine and its boot, and the namespace of process numbers
     sa.Column("acquired_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double, nullable=False),
 )
 
 trials = sa.Table(
-    "hpo_trials",  # as Optuna has them, for the leaderboard: a view on its tables would keep it from changing them
+    "hpo_trials",  # as in Optuna, for the leaderboard: a view on its tables would keep it from changing them
     metadata,
     sa.Column("study_id", sa.Integer, nullable=False),
     sa.Column("trial", sa.Integer, nullable=False),
@@ -96,11 +96,11 @@ attempts = sa.Table(
     sa.Column("seconds", sa.Double),
     sa.Column("peak_memory_bytes", sa.BigInteger),
     sa.Column("best_rung", sa.Integer),
-    sa.Column("best_attempt", sa.Integer),  # an earlier one, where this went on from its checkpoint
-    sa.Column("rows_at_once", sa.Integer),  # rows of a batch, where memory did not suffice for all
-    sa.Column("resumed_examples", sa.BigInteger),  # seen at the checkpoint that it went on from
+    sa.Column("best_attempt", sa.Integer),  # the earlier one from whose checkpoint this one resumed
+    sa.Column("rows_at_once", sa.Integer),  # micro-batch size, if memory did not suffice for whole batches
+    sa.Column("resumed_examples", sa.BigInteger),  # examples seen at the checkpoint from which it resumed
     sa.Column("device_seconds", sa.Double),  # of this attempt alone, times the devices of a trial
-    sa.Column("confirms", sa.Integer),  # the trial of another study that this one is judged in the place of
+    sa.Column("confirms", sa.Integer),  # trial of the confirmed study that this run represents
     sa.PrimaryKeyConstraint("study_id", "trial", "attempt"),
     sa.UniqueConstraint("study_id", "request"),
 )
@@ -122,7 +122,7 @@ evaluations = sa.Table(
     sa.Column("train_score", sa.Double),  # the score on a sample of the training rows
     sa.Column("validation_scores", sa.Text, nullable=False),  # JSON
     sa.Column("train_scores", sa.Text),  # JSON
-    sa.Column("reading", sa.Text),  # JSON: what a trial that confirms another is judged by
+    sa.Column("reading", sa.Text),  # JSON: held-out evaluation of a confirmation run
     sa.Column("action", sa.String(16), nullable=False),  # what the coordinator answered
     sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("peak_memory_bytes", sa.BigInteger, nullable=False),
@@ -164,9 +164,10 @@ LEFT JOIN hpo_evaluations AS best
   AND best.rung = last.best_rung
 ORDER BY hpo_studies.name, CASE WHEN hpo_trials.state = 'COMPLETE' THEN 0 ELSE 1 END, hpo_trials.score DESC
 """
-"""The view for plain SQL, on our tables alone: one on Optuna's would keep it from changing them."""
+"""The view for plain SQL, on our tables only, because one on Optuna's would keep it from changing them."""
 
-# What a statement is about; the names differ from those of columns, which an UPDATE would take for new values.
+# Parameters for the subject of a statement; their names differ from those of columns, which an UPDATE would take for
+# new values.
 STUDY = sa.bindparam("of_study", type_=sa.Integer)
 TRIAL = sa.bindparam("of_trial", type_=sa.Integer)
 TO_TRIAL = sa.bindparam("to_trial", type_=sa.Integer)
@@ -177,7 +178,8 @@ ATTEMPT = sa.bindparam("of_attempt", type_=sa.Integer)
 class StudyRows:
     """The rows of one study.
 
-    Statements that are built once, with parameters, are run: building one in SQLAlchemy takes several times as long.
+    Runs statements that are built once, with parameters, because building one in SQLAlchemy takes several times as
+    long.
     """
 
     study_id: int
@@ -242,15 +244,15 @@ class EventLog:
         self._rows.insert(events, kind=kind, trial=trial, attempt=attempt, detail=json.dumps(detail))
 
     def has(self, kind: str, trial: int) -> bool:
-        """Return whether an event of this kind was recorded of `trial`."""
+        """Return true if an event of this kind was recorded of `trial`."""
         return self._rows.execute(_OF_TRIAL, kinds=[kind], of_trial=trial).first() is not None
 
     def after(self, number: int, *kinds: str) -> dict[int, Event]:
-        """Return number -> event of these kinds that were recorded after the one of that number, in their order."""
+        """Return number -> event of these kinds that were recorded after the one with that number, in order."""
         return {row.event_id: _event(row) for row in self._rows.execute(_AFTER, of_event=number, kinds=kinds)}
 
     def all(self, *kinds: str) -> list[Event]:
-        """Return the events of these kinds, in their order."""
+        """Return the events of these kinds, in order."""
         return list(self.after(0, *kinds).values())
 
     def last(self, count: int) -> list[Event]:
@@ -258,7 +260,7 @@ class EventLog:
         return [_event(row) for row in self._rows.execute(_LAST.limit(count))][::-1]
 
     def newest_of(self, trials: Sequence[int]) -> dict[int, Event | None]:
-        """Return trial -> the newest event on it that is no wish of a user to stop it; None where there is none."""
+        """Return trial -> its newest event other than a user's request to stop it; None if there is none."""
         newest = {row.trial: _event(row) for row in self._rows.execute(_OF_TRIALS, trials=trials)}
         return {trial: newest.get(trial) for trial in trials}
 

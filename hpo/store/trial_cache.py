@@ -1,7 +1,8 @@
 """Cache of Optuna's trials of one study: read once, then updated by every write through it.
 
-Optuna's own cache reads every unfinished trial with all of its rows, whenever anything is read; with many in training
-that is most of what a verb costs. Here a transaction asks once which trials others have changed, and reads those.
+Optuna's own cache reads every unfinished trial with all of its rows at every read; with many trials in training that is
+most of the cost of a method. Here one query per transaction finds the trials that others have changed, and only those
+are read.
 """
 
 import bisect
@@ -41,7 +42,7 @@ _TRAINED = (
     .where(attempts.c.study_id == STUDY, attempts.c.ending == str(Ending.COMPLETED))
     .where(attempts.c.trial.between(TRIAL, TO_TRIAL))
 )
-"""The trials from `TRIAL` to another that hpo trained to their end."""
+"""Numbers of the trials, from `TRIAL` to another, that hpo trained to their end."""
 
 
 @dataclass(slots=True)
@@ -51,15 +52,15 @@ class TrialStatistics:
     states: Counter[TrialState] = field(default_factory=Counter)
     """Number of trials by final state."""
     bests: list[float | None] = field(default_factory=list)
-    """The best value of those that hpo trained to their end, after each trial that ended, in the order in which they
-    did; None until there was one."""
+    """The best value of trials that hpo trained to their end, after each ended trial in order; None until there was
+    one."""
     default_values: list[float] = field(default_factory=list)
-    """Of trials of the default configuration."""
+    """Statistics of trials of the default configuration."""
     _ranked: list[tuple[float, int]] = field(default_factory=list)
-    """(value turned round, trial) of those that hpo trained to their end, rising."""
+    """(negated value, trial) of those that hpo trained to their end, ascending."""
 
     def add(self, trial: FrozenTrial, *, trained: bool) -> None:
-        """Add a trial that has just ended; `trained` says whether hpo trained it to its end."""
+        """Add a trial that has just ended; `trained` is true if hpo trained it to its end."""
         self.states[trial.state] += 1
         best = self.bests[-1] if self.bests else None
         if trained and trial.state == TrialState.COMPLETE:
@@ -71,14 +72,14 @@ class TrialStatistics:
         self.bests.append(best)
 
     def best(self, most: int) -> list[tuple[float, int]]:
-        """Return (value, trial) of the best that hpo trained to their end, the best first; of equals the earlier."""
+        """Return (value, trial) of the best trials that hpo trained to their end; of equal ones the earlier first."""
         return [(-turned, trial) for turned, trial in self._ranked[:most]]
 
 
 class TrialCache(PassingStorage):  # type: ignore[misc]
-    """Optuna's storage for one study, in the place of its cache. A trial in it is never changed, only replaced.
+    """Optuna's storage for one study, which replaces its cache. A trial in it is never changed, only replaced.
 
-    What is written counts as written at once; after a rollback, everything is to be forgotten.
+    A write counts as done at once; after a rollback the whole cache must be cleared.
     """
 
     def __init__(self, backend: JoiningStorage, name: str) -> None:
@@ -92,7 +93,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     def forget(self) -> None:
         """Clear the cache."""
         self.changed: set[int] = set()
-        """Trials that were made or changed their states, or were found so, and are to be recorded as they are now."""
+        """Trials that were created or changed their states, and are to be copied into our own table."""
         self._trials: dict[int, FrozenTrial] = {}
         self._numbers: dict[int, int] = {}
         self._unfinished: dict[int, str] = {}
@@ -101,11 +102,12 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         self._distributions: dict[str, BaseDistribution] = {}
         self._params: dict[int, dict[str, tuple[float, BaseDistribution]]] = defaultdict(dict)
         self._is_read = self._is_current = False
-        # The first trial that is not known; later ones may be: another process may make one just before one of ours.
+        # The first unknown trial; later ones may be known, because another process may create one just before one of
+        # ours.
         self._known_to = 0
 
     def within(self, transaction: bool) -> None:
-        """Take in that a transaction begins or has ended: until now, or from now on, others may write."""
+        """Note that a transaction begins or has ended: others may have written until now, or may write from now on."""
         self._in_transaction, self._is_current = transaction, False
 
     # -- what is read
@@ -144,7 +146,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return one trial; in a transaction as it was last known, since whoever writes it looks at its row first."""
+        """Return one trial; in a transaction as last known, because whoever writes it checks its row first."""
         if not self._in_transaction or trial_id in self._unread or trial_id not in self._numbers:
             self._read()
         number = self._numbers.get(trial_id)
@@ -158,7 +160,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     # -- what is written
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Make a trial."""
+        """Create a trial."""
         trial = self.backend.begin_trial(study_id, template_trial)
         self.changed.add(trial.number)
         if template_trial is None and self._is_read:
@@ -170,7 +172,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Set a parameter; in a transaction those of a trial are written together."""
+        """Set a parameter; in a transaction, those of a trial are written together."""
         known = self._distributions.get(param_name)
         if known is None or not self._in_transaction:
             self.backend.set_trial_param(trial_id, param_name, param_value_internal, distribution)
@@ -192,7 +194,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
             self.backend.write(TrialParamModel, "param_name", trial_id, rows)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set a state, its time and the values that the trial ends with."""
+        """Set a state, its time and the final values of the trial."""
         self.write_params()
         trial, now = copy.copy(self.get_trial(trial_id)), datetime.now()
         if not self.backend.set_state(trial_id, state, values, now):
@@ -228,7 +230,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     # -- how it is kept
 
     def _read(self) -> None:
-        """Read what others may have changed, once in a transaction, and what is to be read again."""
+        """Read what others may have changed, once per transaction, and the trials that must be read again."""
         if not self._is_read:
             self._take(self.backend.read(self.study_id))
             self._is_read, self._unread = True, set()
@@ -243,13 +245,13 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
             self._known_to += 1
 
     def _changed(self) -> set[int]:
-        """Return the rows of trials that are not as they are known."""
+        """Return the rows of trials that differ from the cache."""
         [(found,)] = self.backend.execute(STATES, {"of_study": self.study_id, "of_trial": self._known_to})
         now = found.split(",") if found else ()
         return {int(one.split()[0]) for one in {*self._unfinished.values()}.symmetric_difference(now)}
 
     def _take(self, trials: Iterable[FrozenTrial]) -> None:
-        """Take in trials as they were read."""
+        """Add trials as they were read."""
         ended = []
         for trial in trials:
             number = trial.number
@@ -269,7 +271,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
             self._statistics.add(trial, trained=trial.number in trained)
 
     def _trained(self, complete: Sequence[int]) -> set[int]:
-        """Return which trials are complete because hpo trained them, and not because another program told them."""
+        """Return the trials that completed because hpo trained them, not because another program told them."""
         if not complete:
             return set()
         parameters = {"of_study": self.study_id, "of_trial": min(complete), "to_trial": max(complete)}

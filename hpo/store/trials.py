@@ -1,4 +1,4 @@
-"""Trials of a study as Optuna has them, and the attempts at each with their evaluations."""
+"""Trials of a study in Optuna's form, and the attempts at each with their evaluations."""
 
 import json
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _CHANGED = (
         score=sa.select(TrialValueModel.value).join(TrialModel, _VALUE).where(_NUMBERED).scalar_subquery(),
     )
 )
-"""Copies what Optuna has of the trials from `TRIAL` to `TO_TRIAL` that were unfinished."""
+"""Copies Optuna's values of the trials from `TRIAL` to `TO_TRIAL` that were unfinished."""
 _NEW = sa.text(
     "INSERT INTO hpo_trials (study_id, trial, state, score) "
     "SELECT trials.study_id, trials.number, CAST(trials.state AS VARCHAR(16)), trial_values.value FROM trials "
@@ -40,9 +40,9 @@ _NEW = sa.text(
     "WHERE trials.study_id = :of_study AND trials.number > "
     "(SELECT coalesce(max(trial), -1) FROM hpo_trials WHERE study_id = :of_study) ON CONFLICT DO NOTHING"
 )
-"""Copies the trials that came since, which another process may do at the same time."""
+"""Copies newer trials; another process may do so at the same time."""
 _GONE = sa.delete(trials).where(trials.c.study_id.not_in(sa.select(StudyModel.study_id)))
-"""Forgets the trials of studies that were deleted with Optuna's own tools."""
+"""Deletes the trials of studies that were deleted with Optuna's own tools."""
 
 
 class Trials:
@@ -56,7 +56,7 @@ class Trials:
     def get_all(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in one of `states`, or all, by number; not to be changed.
 
-        Finished ones make it a list as long as the study: where a few of them are asked for, see `statistics`.
+        With finished ones the list is as long as the study: for a few of them, see `statistics`.
         """
         return self._study.get_trials(deepcopy=False, states=states or None)
 
@@ -75,19 +75,19 @@ class Trials:
     # -- what is written
 
     def enqueue(self, parameters: Mapping[str, Any], **attributes: Any) -> int:
-        """Make a trial that waits with these parameters and user attributes, and return its number."""
+        """Create a waiting trial with these parameters and user attributes, and return its number."""
         self._study.enqueue_trial(dict(parameters), user_attrs=attributes)
-        # Optuna holds the study's row from there to the end of the transaction, so no later one can have been made.
+        # Optuna holds the study's row from then to the end of the transaction, so no later trial can have been created.
         return self._cache.count() - 1
 
     def ask(self, waiting: int | None, sampler: BaseSampler | None = None) -> Trial:
-        """Return a trial to suggest parameters for, running from now on: one that waits, or a new one.
+        """Return a trial to suggest parameters for, running from now on: a waiting or a new one.
 
         Args:
             waiting: the trial's number; None for a new one.
-            sampler: in the place of the study's own; None for that.
+            sampler: used instead of the study's own; None for that.
         """
-        # By no pruner: all that Hyperband's would do is to hide trials from the sampler.
+        # Without a pruner: Hyperband's would only hide trials from the sampler.
         study = optuna.load_study(
             study_name=self._study.study_name, storage=self._cache, sampler=sampler or self._study.sampler,
             pruner=NopPruner(),
@@ -104,16 +104,17 @@ class Trials:
         self._cache.set_trial_intermediate_value(self._row(trial), rung, score)
 
     def should_prune(self, trial: int, *, enqueued: bool = False) -> bool:
-        """Ask the study's pruner about `trial`, whose newest score it was given.
+        """Ask the study's pruner about `trial`, after its newest score was recorded.
 
-        An enqueued trial, such as the default, is only where `enqueued`: the others are compared with it.
+        An enqueued trial, such as the default, can be pruned only if `enqueued`, because the others are compared with
+        it.
         """
         judged = self.get(trial)
         spared = not enqueued and "fixed_params" in judged.system_attrs
         return not spared and bool(self._pruner.prune(self._study, judged))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
-        """Set user attributes of a trial that has not finished, all by one statement."""
+        """Set user attributes of an unfinished trial, all by one statement."""
         self._cache.set_attributes(self._row(trial), attributes)
 
     def set_constraint(self, trial: int, name: str, value: float) -> None:
@@ -121,11 +122,11 @@ class Trials:
         Trial(self._study, self._row(trial)).set_constraint(name, value)
 
     def set_waiting(self, trial: int) -> None:
-        """Put a running trial back among those that wait; it keeps its parameters and is handed out first."""
+        """Return a running trial to the waiting ones; it keeps its parameters and is assigned first."""
         self._cache.set_trial_state_values(self._row(trial), TrialState.WAITING)
 
     def record_states(self) -> None:
-        """Copy the states of trials into our own table, where some may differ from before."""
+        """Copy the states of trials that may have changed into our own table."""
         if changed := self._cache.changed:
             self._rows.execute(_CHANGED, of_trial=min(changed), to_trial=max(changed))
             self._rows.execute(_NEW)
@@ -136,7 +137,7 @@ class Trials:
         self._rows.execute(_GONE)
 
     def _row(self, number: int) -> int:
-        """Return the number that the row of a trial has in Optuna's table."""
+        """Return the number of a trial's row in Optuna's table."""
         return self._cache.get_trial_id_from_study_id_trial_number(self._rows.study_id, number)
 
 
@@ -204,19 +205,19 @@ class AttemptRecord:
     micro_batch_size: int | None
     ended: bool
     confirms: int | None = None
-    """The trial of the search that it confirms; None of a search's own."""
+    """The trial of the search that it confirms; None in a search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnd:
-    """How an attempt at a trial ended."""
+    """End of an attempt at a trial."""
 
     attempt: int
     worker: str
     ending: str | None
-    """None where it never did: the leader of the study died with it."""
+    """None if it never ended: the leader of the study died."""
     seen: int
-    """Examples seen at its newest evaluation; 0 where there was none."""
+    """Examples seen at its newest evaluation; 0 if there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +227,7 @@ class Reached:
     trial: int
     rung: int
     seconds: float
-    """Of training and evaluation, to there."""
+    """Seconds of training and evaluation so far."""
     configuration: Mapping[str, Any]
 
 
@@ -238,7 +239,7 @@ class Attempts:
         self.forget()
 
     def forget(self) -> None:
-        """Clear what is cached of the rows: a rollback undoes some of them."""
+        """Clear the cache of the rows, because a rollback undoes some of them."""
         self._device_seconds: float | None = None
 
     def latest(self, trial: int) -> int:
@@ -246,7 +247,7 @@ class Attempts:
         return int(self._rows.execute(_LATEST, of_trial=trial).scalar() or 0)
 
     def of_request(self, request: str) -> AttemptRecord | None:
-        """Return the attempt that `request` was answered with; None if it is a new request."""
+        """Return the attempt that answered `request`; None if it is a new request."""
         row = self._rows.execute(_OF_REQUEST, of_request=request).mappings().first()
         return None if row is None else _record(row)
 
@@ -260,14 +261,14 @@ class Attempts:
         return [_record(row) for row in self._rows.execute(_CUT_BATCHES).mappings()]
 
     def is_open(self, trial: int, attempt: int) -> bool:
-        """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
+        """Return true if `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
 
-        A trial may be ended or put back with Optuna's own tools.
+        A trial may be ended or requeued with Optuna's own tools.
         """
         return self._rows.execute(_OPEN, of_trial=trial).first() == (attempt, None, TrialState.RUNNING)
 
     def ends(self, trial: int) -> list[AttemptEnd]:
-        """Return how every attempt at `trial` ended and how far it came, by number."""
+        """Return the ending and progress of every attempt at `trial`, by number."""
         return [AttemptEnd(**row) for row in self._rows.execute(_ENDS, of_trial=trial).mappings()]
 
     def reached(self) -> list[Reached]:
@@ -276,13 +277,13 @@ class Attempts:
         return [Reached(**{**row, "configuration": json.loads(row["configuration"])}) for row in rows]
 
     def device_seconds(self) -> float:
-        """Return the seconds of devices that all attempts took that ended."""
+        """Return the device seconds of all attempts that ended."""
         if self._device_seconds is None:
             self._device_seconds = float(self._rows.execute(DEVICE_SECONDS).scalar() or 0.0)
         return self._device_seconds
 
     def answer(self, trial: int, attempt: int, rung: int) -> Action | None:
-        """Return what a report was answered with, `STOP` where it is new and `is_open` is not; None if it is to be."""
+        """Return the recorded answer to a report, `STOP` if it is new and `is_open` is false; else None."""
         row = self._rows.execute(_ANSWER, of_trial=trial, of_attempt=attempt, of_rung=rung).first()
         *known, answer = row or (None,)
         if answer is None and known != [attempt, None, TrialState.RUNNING]:
@@ -290,7 +291,7 @@ class Attempts:
         return None if answer is None else Action(answer)
 
     def best_report(self, trial: int) -> Report | None:
-        """Return the best full evaluation of a trial that has ended, as it was reported; None if there is none."""
+        """Return the best full evaluation of an ended trial, as it was reported; None if there is none."""
         row = self._rows.execute(_BEST, of_trial=trial).mappings().first()
         return None if row is None else _report(row)
 
@@ -303,7 +304,7 @@ class Attempts:
         )  # fmt: skip
 
     def add_evaluation(self, report: Report, action: Action) -> None:
-        """Record one evaluation and what it was answered with."""
+        """Record one evaluation and the answer to it."""
         self._rows.insert(
             evaluations,
             **{name: getattr(report, name) for name in _AS_REPORTED},
@@ -317,7 +318,7 @@ class Attempts:
         )
 
     def end(self, outcome: Outcome, devices: float = 1.0) -> None:
-        """Record how an attempt ended that took so many devices."""
+        """Record the end of an attempt, with its number of devices."""
         device_seconds = devices * max(0.0, outcome.seconds - outcome.resumed_seconds)
         values: dict[str, Any] = {
             "ended_at": clock(),
@@ -355,7 +356,7 @@ def _record(row: RowMapping) -> AttemptRecord:
 
 
 def _report(row: RowMapping) -> Report:
-    """Return a row of evaluations as it was reported, but for whether it might decide."""
+    """Return a row of evaluations as the report, except whether it could be pruned there."""
     return Report(
         **{name: row[name] for name in _AS_REPORTED},
         full=row["is_full"],

@@ -7,12 +7,13 @@ is drawn otherwise, so it has the score of another seed.
 
 import json
 from collections.abc import Mapping
-from string import Template
+from typing import Any
 
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits
 from hpo.export.exported_file import Exported, Expressible, only, refuse_inexpressible, study_wide
 from hpo.export.python_script import needed
+from hpo.export.templates import rendered
 from hpo.export.training_arguments import FIELDS as OF_TRAINER
 from hpo.export.training_arguments import arguments_of
 from hpo.metrics.classification import SCORES
@@ -50,121 +51,6 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "neg_mae": (NUMBERS, "-SD * mean_absolute_error(true, said)"),
 }
 """Metric -> what it takes of the network's outputs, and its call by scikit-learn or scipy; F scores are made."""
-OF_TARGETS = {
-    "all-linear": "list(linear)",
-    "attention": f"[name for name in linear if any(word in name.lower() for word in {ATTENTION})]",
-    "mlp": f"[name for name in linear if not any(word in name.lower() for word in {ATTENTION})]",
-}
-OF_TOKENIZER = ("revision", "gguf_file", "trust_remote_code")
-FOUR_BITS = """BitsAndBytesConfig(
-            True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
-        )"""
-
-SCRIPT = Template(f'''{MARK}: python train.py --output adapter
-
-Trial $trial of the study $study: $metric $score on validation in the search. The rows are those of the search, as it
-split them, in the .json file of this name beside this; put rows of your own in their place. What is random is drawn
-otherwise than by hpo, so the score is that of another seed.
-Needs $needed.
-"""
-
-import argparse
-import json
-from pathlib import Path
-
-import torch
-from peft import LoraConfig, get_peft_model
-$imports
-from transformers.pytorch_utils import Conv1D
-
-MODEL = $model
-$constants
-MAX_LENGTH = $max_length
-SEED = $seed
-
-
-def pretrained(name):
-    """Return the tokenizer, and the model under a new head."""
-    tokenizer = AutoTokenizer.from_pretrained(name, split_special_tokens=True$of_tokenizer)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        $options,
-    )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.get_text_config().pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.use_cache = False
-    return tokenizer, model
-
-
-def adapted(model):
-    """Return the model with adapters; its head and pooler are trained in fp32, and no frozen layer has dropout."""
-    for module in model.base_model.modules():
-        for name, value in list(vars(module).items()):
-            is_dropout = "dropout" in name or (name == "p" and isinstance(module, torch.nn.Dropout))
-            if is_dropout and isinstance(value, float):
-                setattr(module, name, 0.0)
-    parts = (named for named in model.named_children() if named[1] is not model.base_model)
-    trained = {{name: one for name, one in parts if [*one.parameters()]}}
-    trained |= {{name: one for name, one in model.named_modules() if name.endswith("pooler")}}
-    torch.nn.ModuleList(trained.values()).float()
-    below = model.base_model.named_modules(prefix=model.base_model_prefix)
-    linear = {{name: one for name, one in below if isinstance(one, (torch.nn.Linear, Conv1D)) and "pooler" not in name}}
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=$rank,
-        lora_alpha=$alpha,
-        lora_dropout=$dropout,
-        use_rslora=$rslora,
-        target_modules=$targets,
-        modules_to_save=list(trained),
-        fan_in_fan_out=any(isinstance(one, Conv1D) for one in linear.values()),
-    )
-    return get_peft_model(model, config)
-
-
-def rows_of(name, tokenizer):
-    """Return the rows of a split as Trainer takes them, cut after MAX_LENGTH tokens."""
-    rows = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))[name]
-    sides = [[row[side] for row in rows] for side in ("text", "pair") if side in rows[0]]
-    tokens = tokenizer(*sides, truncation=True, max_length=MAX_LENGTH)
-    return [{{**dict(zip(tokens, cells)), "labels": row["label"]}} for *cells, row in zip(*tokens.values(), rows)]
-
-
-def scores(prediction):
-    """Return what trials were compared by."""
-    outputs, true = prediction.predictions, prediction.label_ids
-    outputs = outputs[0] if isinstance(outputs, tuple) else outputs
-    said = $said
-    return {{"$metric": $call}}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=MODEL, help="where the pretrained model is here")
-    parser.add_argument("--output", default="adapter", help="folder for the adapter")
-    asked = parser.parse_args()
-    set_seed(SEED)
-    tokenizer, model = pretrained(asked.model)
-    trainer = Trainer(
-        model=adapted(model),
-        args=TrainingArguments(
-$arguments
-        ),
-        train_dataset=rows_of("train", tokenizer),
-        eval_dataset=rows_of("validation", tokenizer),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=scores,
-$callbacks    )
-    trainer.train()
-    trainer.save_model(asked.output)
-    tokenizer.save_pretrained(asked.output)
-    print(json.dumps({{"metric": "$metric", "score": trainer.state.best_metric, "in_the_search": $score}}))
-
-
-if __name__ == "__main__":
-    main()
-''')
 
 
 def peft_script(exported: Exported, splits: Splits) -> str:
@@ -173,35 +59,24 @@ def peft_script(exported: Exported, splits: Splits) -> str:
     Raises:
         ConfigurationError: it cannot do all of it, which names what.
     """
-    h, model, task = exported.hyperparameters, exported.model, task_of(exported.task, splits)
+    task, targets = task_of(exported.task, splits), exported.hyperparameters.lora_targets
     refuse_inexpressible("The script", FIELDS, exported, [*study_wide(exported), *_beside(exported, task.metric)])
     assert isinstance(task, Classification | Regression)
-    assert h.lora_targets is not None
+    assert targets is not None
     said, call = _scored_by(task.metric, task)
-    patience = h.early_stopping_patience
-    options = _options(exported)
-    return SCRIPT.substitute(
-        trial=exported.trial,
-        study=exported.study,
-        metric=exported.metric,
-        score=repr(exported.score),
+    return rendered(
+        "peft_script.py.jinja",
+        mark=MARK,
+        exported=exported,
+        task=task,
+        labels=dict(enumerate(task.label_names)) if isinstance(task, Classification) else None,
         needed=needs(exported),
-        imports=_imports(said, call, quantized=model.quantization is not None, stops=patience is not None),
-        model=repr(model.name),
-        constants=_constants(task),
-        max_length=h.max_length,
-        seed=exported.seed,
-        of_tokenizer="".join(f", {name}={value}" for name, value in options.items() if name in OF_TOKENIZER),
-        options=",\n        ".join(f"{name}={value}" for name, value in (options | _head(task)).items()),
-        rank=h.lora_rank,
-        alpha=h.lora_alpha,
-        dropout=h.lora_dropout,
-        rslora=h.lora_scaling == "rslora",
-        targets=OF_TARGETS.get(h.lora_targets) or _named(h.lora_targets),
         said=said,
         call=call,
-        arguments="\n".join(f"            {name}={value}," for name, value in _arguments(exported).items()),
-        callbacks="" if patience is None else f"        callbacks=[EarlyStoppingCallback({patience})],\n",
+        function=call.split("(")[0].lstrip("-SD* "),
+        attention=ATTENTION,
+        ends=tuple(f".{name}" for name in targets.split(",")),
+        arguments=_arguments(exported),
     )
 
 
@@ -253,53 +128,10 @@ def _scored_by(metric: SelectionMetric, task: Classification | Regression) -> tu
     return said, call
 
 
-def _imports(said: str, call: str, *, quantized: bool, stops: bool) -> str:
-    """Return the imports of what scores, and of transformers."""
-    lines = ["from scipy.special import softmax"] if "softmax" in said else []
-    function = call.split("(")[0].lstrip("-SD* ")
-    lines.append(
-        f"from {'scipy.stats' if function in ('pearsonr', 'spearmanr') else 'sklearn.metrics'} import {function}"
-    )
-    names = ["AutoModelForSequenceClassification", "AutoTokenizer", "DataCollatorWithPadding", "Trainer"]
-    names += ["TrainingArguments", "set_seed", *["BitsAndBytesConfig"] * quantized, *["EarlyStoppingCallback"] * stops]
-    ordered = sorted(names, key=lambda name: (name.islower(), name))
-    return "\n".join([*lines, "from transformers import (", *(f"    {name}," for name in ordered), ")"])
-
-
-def _constants(task: Classification | Regression) -> str:
-    """Return the labels by number, or the unit of the numbers that are learned."""
-    if isinstance(task, Regression):
-        return f"# Labels are (number - {task.mean!r}) / SD.\nSD = {task.sd!r}"
-    return f"LABELS = {dict(enumerate(task.label_names))!r}"
-
-
-def _options(exported: Exported) -> dict[str, str]:
-    """Return name -> code of what the pretrained model is loaded by."""
-    model = exported.model
-    found = {"dtype": "torch.bfloat16" if model.dtype == "bf16" else "torch.float32"}
-    found |= {name: repr(value) for name in ("revision", "gguf_file") if (value := getattr(model, name))}
-    found |= {"trust_remote_code": "True"} if model.trust_remote_code else {}
-    return found | ({"quantization_config": FOUR_BITS} if model.quantization else {})
-
-
-def _head(task: Classification | Regression) -> dict[str, str]:
-    """Return name -> code of what the new head is made by."""
-    made = {"ignore_mismatched_sizes": "True"}
-    if isinstance(task, Regression):
-        return {"num_labels": "1", "problem_type": '"regression"', **made}
-    return {"num_labels": "len(LABELS)", "id2label": "LABELS", **made}
-
-
-def _arguments(exported: Exported) -> dict[str, str]:
-    """Return name -> code of the training arguments."""
+def _arguments(exported: Exported) -> dict[str, Any]:
+    """Return the training arguments."""
     values = arguments_of(exported)
     if exported.model.dtype == "bf16":
         # The head is fp32 over layers of bf16: autocast brings them together.
         values |= {"bf16": True} | ({"use_cpu": True} if exported.versions.get("device", "").startswith("cpu") else {})
-    values |= {"save_total_limit": 1, "label_names": ["labels"]}
-    return {name: repr(value) for name, value in values.items()} | {"output_dir": 'f"{asked.output}-checkpoints"'}
-
-
-def _named(targets: str) -> str:
-    ends = tuple(f".{name}" for name in targets.split(","))
-    return f'[name for name in linear if f".{{name}}".endswith({ends})]'
+    return values | {"save_total_limit": 1, "label_names": ["labels"]}

@@ -25,9 +25,10 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.export import model_folder
 from hpo.export.exported_file import Exported, ExportedConfirmation
 from hpo.export.exported_file import ExportedTest as Look
-from hpo.export.model_card import model_card, written
+from hpo.export.model_card import model_card
 from hpo.export.model_folder import _unquantized, atomic_folder, final_training, train_into
 from hpo.export.retraining import compute_of, study_and_splits
+from hpo.export.templates import markdown
 from hpo.messages import Milestone
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
@@ -126,7 +127,7 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
 
 
 def test_names_cannot_break_out_of_a_card() -> None:
-    assert written("a\n# b|c`d`<script>") == r"a \# b\|c\`d\`\<script\>"
+    assert markdown("a\n# b|c`d`<script>") == r"a \# b\|c\`d\`\<script\>"
 
 
 def test_on_both_it_ends_where_the_search_was_best_with_the_schedule_of_its_full_length(

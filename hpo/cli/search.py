@@ -155,30 +155,23 @@ def _show_results(
 ) -> None:
     """Print the result of the search, and write the recommended configuration."""
     from hpo.cli.tables import print_leaderboard, print_summary
-    from hpo.export.configs import (
-        MARK,
-        configuration_of,
-        default_output,
-        stored_verdict,
-        study_to_plain,
-        to_json,
-        to_yaml,
-    )  # fmt: skip
+    from hpo.export import configs
     from hpo.export.writing import write_text
 
-    verdict = stored_verdict(results)
-    taken = configuration_of(results, verdict) if results.leaderboard else None
+    verdict = configs.stored_verdict(results)
+    taken = configs.configuration_of(results, verdict) if results.leaderboard else None
     # Computed again: another search may have written best.yaml meanwhile.
-    path = output or default_output(config.study, results.uid)
+    path = output or configs.default_output(config.study, results.uid)
     unwritten = None
     if taken is not None:
         try:
-            write_text(path, to_yaml(taken), MARK)
+            write_text(path, configs.to_yaml(taken), configs.MARK)
         except ConfigurationError as error:
             unwritten = error  # Raised at the end, after the result is printed.
     written = None if taken is None or unwritten else path
     if as_json:
-        typer.echo(to_json(study_to_plain(results, verdict, output=written, interrupted=interrupted)), nl=False)
+        content = configs.study_to_plain(results, verdict, output=written, interrupted=interrupted)
+        typer.echo(configs.to_json(content), nl=False)
     else:
         print_leaderboard(results, verdict)
         if output is None and taken is not None and path.name != "best.yaml":

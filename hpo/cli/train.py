@@ -26,24 +26,18 @@ def reproduce(
     words: Words, threads: options.Threads = None, device: options.Device = None, as_json: options.Json = False
 ) -> None:
     """Train an exported configuration again and compare the score; exit code 1 if it is not reproduced."""
+    from hpo.export import retraining
     from hpo.export.exported_file import read_exported
-    from hpo.export.retraining import (
-        compute_of,
-        differences_from_search,
-        open_trainer,
-        reproduction_of,
-        retrain,
-        study_and_splits,
-    )
     from hpo.runners.run import installed_versions
 
     exported = read_exported(*options.file_and_overrides(words, "hpo reproduce", "file that hpo export wrote"))
     with interruptible("nothing was written."):
-        config, splits = study_and_splits(exported, compute_of(exported, device=device, threads=threads))
-        worker = open_trainer(exported, config, splits)
-        report = retrain(worker, exported.assignment(), _say)
-    differs = differences_from_search(exported, installed_versions() | worker.facts())
-    found = reproduction_of(exported, report.validation.objective, differs)
+        compute = retraining.compute_of(exported, device=device, threads=threads)
+        config, splits = retraining.study_and_splits(exported, compute)
+        worker = retraining.open_trainer(exported, config, splits)
+        report = retraining.retrain(worker, exported.assignment(), _say)
+    differs = retraining.differences_from_search(exported, installed_versions() | worker.facts())
+    found = retraining.reproduction_of(exported, report.validation.objective, differs)
     if as_json:
         typer.echo(json.dumps(asdict(found) | {"to_the_last_bit": found.to_the_last_bit}, indent=2))
     else:

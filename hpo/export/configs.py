@@ -231,13 +231,8 @@ def trial_to_json(trial: TrialResult) -> dict[str, Any]:
     """Return a trial as plain values, for `--json`."""
     return {
         "trial": trial.number,
-        "state": trial.state,
-        "score": trial.score,
-        "train_score": trial.train_score,
+        **{name: getattr(trial, name) for name in ("state", "score", "train_score")},
         "validation": asdict(trial.validation) if trial.validation else None,
-        "best_epoch": trial.best_epoch,
-        "seconds": trial.seconds,
-        "proposed_by": trial.proposed_by,
-        "reason": trial.reason,
+        **{name: getattr(trial, name) for name in ("best_epoch", "seconds", "proposed_by", "reason")},
         "hyperparameters": dict(trial.configuration),
     }

@@ -117,16 +117,9 @@ class Exported(Typed):
 
     def study_config(self, compute: study_file.ComputeConfig) -> study_file.StudyConfig:
         """Return the study as far as one training depends on it, to be computed as `compute` says."""
-        return study_file.StudyConfig(
-            study=self.study,
-            seed=self.study_seed,
-            model=self.model,
-            data=study_file.DataConfig.model_validate(self.data.model_dump(exclude={"fingerprint"})),
-            task=self.task,
-            evaluation=self.evaluation,
-            confirmation=self.confirmation,
-            compute=compute,
-        )
+        values = self.model_dump(include={"study", "model", "data", "task", "evaluation", "confirmation"})
+        del values["data"]["fingerprint"]
+        return study_file.StudyConfig.model_validate({**values, "seed": self.study_seed, "compute": compute})
 
     def assignment(self, milestones: Sequence[Milestone] | None = None) -> Assignment:
         """Return the trial as the search gave it to a worker, or scored at other milestones."""

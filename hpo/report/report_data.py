@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from hpo.errors import NoResultError
 from hpo.messages import Scores, Slice
 from hpo.metrics.metric import mean_scores
 from hpo.store.database import Database
@@ -46,10 +45,7 @@ class ReportData:
         if self.verdict is not None:
             number = self.verdict.recommended
             return next((trial for trial in self.results.trials if trial.number == number), None)
-        try:
-            return self.results.best
-        except NoResultError:
-            return None
+        return self.results.best if self.results.leaderboard else None
 
     @property
     def in_folds(self) -> bool:

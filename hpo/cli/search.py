@@ -63,9 +63,9 @@ def demo(
 ) -> None:
     """Run an example search on a real model and real headlines. Needs no hub and no account; takes five minutes."""
     from hpo.config.loading import load_config
-    from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data, write_small_demo_data
+    from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data
 
-    written = (write_small_demo_data if llm else write_demo_data)(DEMO_DATA)
+    written = write_demo_data(DEMO_DATA, small=llm)
     model = demo_decoder() if llm else {"name": str(demo_model_folder())}
     values = {f"data.{part}": path for part, path in written.items()} | {f"model.{key}": model[key] for key in model}
     config = load_config(values=nested((DEMO_OF_LLM if llm else DEMO) | values | dict(given)))

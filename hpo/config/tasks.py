@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -20,15 +20,15 @@ class TaskFacts:
     """What it has none of, so that keys and hyperparameters that are about it mean nothing."""
     unused: tuple[str, ...] = ()
     """Such keys of a study file, dotted."""
-    fixed: Mapping[str, Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     """Such hyperparameters -> the value that each keeps."""
     method: str = ""
     """Such a value of the hyperparameter `method`."""
-    predicted: tuple[str, ...]
+    predicted: tuple[str, ...] = ("prediction", "probability")
     """Columns in which predictions are written."""
-    slices: tuple[str, ...]
+    slices: tuple[str, ...] = ("f1", "macro_f1")
     """What rows that have something in common are scored by: the first of these metrics that a study has."""
-    first_loss: Callable[[int], float | None]
+    first_loss: Callable[[int], float | None] = lambda _: None
     """The loss of a head that knows nothing yet, of so many labels; None where it is not known."""
 
 
@@ -38,9 +38,6 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
     "classification": TaskFacts(
         without="sets of labels",
         unused=LABEL_SET_KEYS,
-        fixed={},
-        predicted=("prediction", "probability"),
-        slices=("f1", "macro_f1"),
         first_loss=math.log,
     ),
     "label_words": TaskFacts(
@@ -48,10 +45,7 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
         without="weights drawn anew",
         fixed={"head_rate": 1.0, "head_scale": None},
         method="head",
-        predicted=("prediction", "probability"),
-        slices=("f1", "macro_f1"),
-        # What the pretrained model says of the labels may be anything.
-        first_loss=lambda _: None,
+        # No first loss: what the pretrained model says of the labels may be anything.
     ),
     "regression": TaskFacts(
         without="classes",
@@ -59,14 +53,11 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
         fixed={"label_smoothing": 0.0, "class_weights": "equal"},
         predicted=("prediction",),
         slices=("neg_rmse",),
-        # That of the first rows: theirs may lie anywhere.
-        first_loss=lambda _: None,
+        # No first loss: that of the first rows may lie anywhere.
     ),
     "multi_label": TaskFacts(
         without="positive class",
         unused=("task.beta", "task.positive_label"),
-        fixed={},
-        predicted=("prediction", "probability"),
         slices=("micro_f1",),
         first_loss=lambda labels: labels * math.log(2),
     ),

@@ -46,11 +46,11 @@ def demo_examples() -> Examples:
     return Examples(texts=tuple(_article(path) for path in paths), labels=tuple(path.parent.name for path in paths))
 
 
-def write_demo_data(folder: Path) -> dict[str, Path]:
+def write_demo_data(folder: Path, *, small: bool = False) -> dict[str, Path]:
     """Write headlines of the corpus into `folder`, once, as JSONL files with `text` and `label`.
 
     Repeated headlines are left out. Training has only `LABELLED` of each topic, validation has `VALIDATION`, and the
-    test split has the others.
+    test split has the others; if `small`, both have fewer, for a decoder on a CPU.
 
     Returns:
         `train`, `validation` and `test`, each with the path of its file.
@@ -58,15 +58,9 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: its package is not installed, or the folder cannot be written to.
     """
-    return _written(folder, "headlines", VALIDATION, None)
-
-
-def write_small_demo_data(folder: Path) -> dict[str, Path]:
-    """Write fewer headlines of validation and test, for a decoder on a CPU; see `write_demo_data`."""
-    return _written(folder, "few-headlines", VALIDATION_OF_LLM, TEST_OF_LLM)
-
-
-def _written(folder: Path, name: str, validation: int, test: int | None) -> dict[str, Path]:
+    name, validation, test = (
+        ("few-headlines", VALIDATION_OF_LLM, TEST_OF_LLM) if small else ("headlines", VALIDATION, None)
+    )
     paths = {part: folder / f"{name}-{part}.jsonl" for part in ("train", "validation", "test")}
     if all(path.exists() for path in paths.values()):
         return paths

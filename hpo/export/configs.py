@@ -231,8 +231,13 @@ def trial_to_json(trial: TrialResult) -> dict[str, Any]:
     """Return a trial as plain values, for `--json`."""
     return {
         "trial": trial.number,
-        **{name: getattr(trial, name) for name in ("state", "score", "train_score")},
+        "state": trial.state,
+        "score": trial.score,
+        "train_score": trial.train_score,
         "validation": asdict(trial.validation) if trial.validation else None,
-        **{name: getattr(trial, name) for name in ("best_epoch", "seconds", "proposed_by", "reason")},
+        "best_epoch": trial.best_epoch,
+        "seconds": trial.seconds,
+        "proposed_by": trial.proposed_by,
+        "reason": trial.reason,
         "hyperparameters": dict(trial.configuration),
     }

@@ -126,7 +126,8 @@ def reproduction_of(exported: Exported, score: float, differs: Sequence[str]) ->
     amounts to another seed: the score is reproduced within the 95% interval of another seed on the same rows, or
     between that and the file's score. Where the interval is unknown, it is not reproduced.
     """
-    expected, near, numbers = exported.score, exported.another_seed, _numbers(exported, score)
+    expected, near = exported.score, exported.another_seed
+    numbers = f"{exported.metric} is {score:.6f}, in the file {expected:.6f}"
     exact = not differs and exported.versions.get("device", "").startswith("cpu")
     why = f"What differs: {'; '.join(differs)}." if differs else ON_GPU
     is_same = score == expected
@@ -145,7 +146,3 @@ def reproduction_of(exported: Exported, score: float, differs: Sequence[str]) ->
             f"hpo confirm tells. {why}"
         )
     return Reproduction(expected=expected, score=score, reproduced=is_same, differs=tuple(differs), sentence=told)
-
-
-def _numbers(exported: Exported, score: float) -> str:
-    return f"{exported.metric} is {score:.6f}, in the file {exported.score:.6f}"

@@ -1,4 +1,4 @@
-"""At which learning rate each optimizer moves a pretrained encoder about as far as AdamW does at its own.
+"""Base learning rates: the rate at which each optimizer moves a pretrained encoder about as far as AdamW does.
 
 MiniLM learns the BBC news topics for `--steps` steps at a constant rate, without regularisation. How far it moved is
 the root mean square, over the matrices of its transformer layers, of the distance from the pretrained weights. For

@@ -1,4 +1,4 @@
-"""What goes wrong at three in the morning, done on purpose: each section prints what came of it, against what should.
+"""Fault injection: each section provokes failures on purpose, and prints the outcome next to the expected one.
 
 Run: python benchmarks/chaos.py [--only SECTION ...] [--short]
 """

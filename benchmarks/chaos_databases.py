@@ -1,4 +1,4 @@
-"""Databases that restart or are crowded, two who would lead, clocks that are wrong: what a search makes of them."""
+"""Database faults: restarts, contention, two leaders at once, and wrong clocks."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Disks that fill in the middle of a search, and are made room on again."""
+"""Disk faults: disks that fill up during a search and have room again later."""
 
 import errno
 import os

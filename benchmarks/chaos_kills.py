@@ -1,4 +1,4 @@
-"""Workers and leaders killed at named points: nothing is lost, nothing is there twice, and the weights are the same."""
+"""Kills of workers and leaders at named points: nothing is lost or duplicated, and the weights are equal."""
 
 import json
 import subprocess

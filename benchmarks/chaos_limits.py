@@ -1,4 +1,4 @@
-"""Memory that does not suffice, nights that must end, and what a search costs beside its training."""
+"""Limits: too little memory, deadlines, and the overhead of a search besides its training."""
 
 import math
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What chaos is let loose on: a real small model, texts, a study over them, and workers whose trials take no work."""
+"""Material for fault injection: a real small model, texts, a study, and workers whose trials take no work."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Named points of a search at which a process kills itself, as by `kill -9`, once and by a seeded schedule.
+"""Kill points: named points of a search at which a process kills itself, as by `kill -9`, on a seeded schedule.
 
 Each process takes a free line of its schedule when it starts: a point, and at which time that it comes by there it
 dies. Whom the schedule has no line for lives. What finished is written down independently of the store.

@@ -1,4 +1,4 @@
-"""A search in a process of its own, by the command `hpo run`, under conditions; as a script it is that process.
+"""Search process: the command `hpo run` under given conditions; run as a script, the module is that process.
 
 Nothing of hpo is imported before the clock is put wrong: what takes its clock as a default takes it then.
 """

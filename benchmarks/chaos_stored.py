@@ -1,4 +1,4 @@
-"""What a store holds once chaos is over, read without hpo's own code: by Optuna and by plain SQL."""
+"""Content of a store after fault injection, read without hpo's own code: by Optuna and by plain SQL."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Who else uses a store while a search writes it: reads all of it as Optuna's dashboard does, or enqueues, by Optuna.
+"""Other users of a store during a search: they read all of it like Optuna's dashboard, or enqueue trials by Optuna.
 
 Run: python benchmarks/chaos_visitors.py read|enqueue URL STUDY FILE    (until FILE is there)
 """

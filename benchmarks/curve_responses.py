@@ -1,4 +1,4 @@
-"""Responses of a table of real learning curves: a smooth mean, and about it the residual curve of a neighbour.
+"""Response surfaces from a table of real learning curves: a smooth mean plus the residual curve of a neighbour.
 
 A configuration is answered by the mean of a Gaussian process over the table's own axes, at each share of a trial,
 and by the residual curve of one of the five rows that are nearest; the trial's seed chooses which. So a search can find

@@ -1,4 +1,4 @@
-"""Time to a good configuration on real learning curves: what is shipped, Optuna's pruners, Ray's ASHA.
+"""Time to a good configuration on real learning curves: the shipped search, Optuna's pruners, Ray's ASHA.
 
 Run it with `python benchmarks/curves.py --curves FILE... [--seeds 100] [--workers 1 8] [--processes N]`. FILE is a
 table of nicholaslourie/opda, folder `data/` (Lourie, Cho and He, "Show Your Work with Confidence: Confidence Bands for

@@ -1,4 +1,4 @@
-"""Default trial of a study, in this checkout and in another: its seconds and evaluation's share of them, in pairs.
+"""Default trial of a study: its time and the share of evaluation, in this checkout and another, in pairs.
 
 MiniLM under the default of `encoder_small` on 600 BBC headlines, 150 for validation. Each checkout trains in a process
 of its own, in turns, so that whatever else the machine does slows both alike.

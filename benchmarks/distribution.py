@@ -1,4 +1,4 @@
-"""How busy our runners keep 2, 8 and 32 workers, and how busy plain Ray Tune does, against what that should be.
+"""Utilisation of 2, 8 and 32 workers under hpo's runners and under plain Ray Tune, against the target.
 
 Trials take no work: they sleep, and report. So they run side by side on any machine in any number, and what is measured
 is what there is between them. They are much shorter than a fine-tune, so that it weighs more than it ever will. Only

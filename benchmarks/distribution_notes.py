@@ -1,4 +1,4 @@
-"""When trials train, as they note it themselves, and what share of the workers' time that is."""
+"""Notes of trials on when they train, and the share of the workers' time that this is."""
 
 import os
 import time

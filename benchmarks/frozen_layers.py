@@ -1,4 +1,4 @@
-"""Frozen layers that are computed once: seconds of a trial from the second on, with and without, in pairs.
+"""Frozen layers computed once: seconds of a trial from the second on, with and without the cache, in pairs.
 
 MiniLM on openings of BBC news, texts cut at 64 tokens. A worker trains the same trial again and again, in turns with
 what frozen layers gave before, and with all layers in every pass. The first trial, which computes and keeps what they

@@ -1,4 +1,4 @@
-"""What the start and the rate of a head do: validation loss after equally many steps, against the library's own head.
+"""Head initialisation and rate: validation loss after equally many steps, against the library's own head.
 
 Each line is a `head_scale` and a `head_rate`; each column a pretrained model on texts cut at 16 tokens, its mean over
 `--seeds` (initialisation, order and dropout). The first table has the loss in nats, the second what it is above that

@@ -1,4 +1,4 @@
-"""Kernels that might make a step faster, each against what trials use, in turns on the same machine.
+"""Kernels that might make a step faster, each compared with the one in use, alternating on the same machine.
 
 The pieces: AdamW fused, over lists of weights, and weight by weight; attention by torch's fused function and written
 out; memory of the C library that is kept for the next step, or in large pages; `torch.compile`, with the seconds until

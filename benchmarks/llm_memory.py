@@ -1,4 +1,4 @@
-"""Memory of LoRA: the peak of a trial of a decoder of random weights, over what arithmetic says it needs.
+"""Memory of LoRA: the peak of a trial of a decoder with random weights, divided by the computed need.
 
 A trial of adapters of rank 16 on all linear layers takes a few steps and an evaluation in a process of its own, with
 gradient checkpointing. The arithmetic adds up the weights in their dtype, 16 bytes for each number of an adapter

@@ -1,4 +1,4 @@
-"""What hpo does on one GPU, measured on models of random weights: a piece at a time, as JSON.
+"""GPU measurements: hpo on one GPU with models of random weights, one part at a time, as JSON.
 
 The pieces: the machine; a step beside a bare loop, in fp32 and in bf16; which precision is measured to pay; a trial's
 seconds as a probe foretells them over those that it takes; its memory as hpo counts it and as nvidia-smi does; a

@@ -1,4 +1,4 @@
-"""What parts by length save: padded tokens and seconds of a step, batches in parts against whole ones.
+"""Batches divided by length: padded tokens and seconds of a step, against undivided batches.
 
 Both take the same steps of MiniLM over BBC news articles cut at so many words, with AdamW, in turns, step by step, so
 that whatever else the machine does slows both alike. Printed are tokens of a batch with its padding, and the median

@@ -1,4 +1,4 @@
-"""What the report on a long study costs: 1,000 trials of 10 evaluations each, in a SQLite store.
+"""Time and size of the report on a long study: 1,000 trials of 10 evaluations each, in a SQLite store.
 
 Run: python benchmarks/report.py [--trials N]
 

@@ -1,4 +1,4 @@
-"""How near to the best each sampler comes within a budget, on synthetic objectives with the shapes of our spaces.
+"""Sampler quality: distance from the best within a budget, on synthetic objectives over the shipped spaces.
 
 Run it with `python benchmarks/samplers.py [--space encoder] [--seeds 50] [--trials 40] [--samplers tpe random ...]`.
 

@@ -1,4 +1,4 @@
-"""Workers that take no time, many side by side: they drive a coordinator as the dispatch does; every call is timed."""
+"""Workers that take no time: they drive a coordinator as the dispatch does, in parallel; every call is timed."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Trials side by side: how many more LoRA trials an hour a worker trains with 2 to 16 slots, and what a search gains.
+"""Several trials per worker: throughput of LoRA trials with 2 to 16 slots, and the effect on a search.
 
 Of each model, rows of a batch and tokens of a row, numbers of slots take optimizer steps over one backbone in turns, so
 that whatever else the machine does slows all alike. Printed are the trials of 100 steps an hour with one slot, and how

@@ -1,4 +1,4 @@
-"""What it costs to record a trial: our verbs, with all their rows, beside plain Optuna on the same kind of file.
+"""Time to record a trial: hpo's methods, with all their rows, against plain Optuna on the same kind of file.
 
 Run it with `python benchmarks/store.py [trials]`. Both sides ask, draw 8 parameters at random, report at 3 rungs with a
 median pruner, and tell; both write to SQLite in WAL with synchronous=FULL. They take turns in blocks, so that whatever

@@ -1,4 +1,4 @@
-"""How often the verdict is right: a thousand simulated searches of each kind, held against what they should come to.
+"""Accuracy of the verdict: a thousand simulated searches of each kind, compared with the targets.
 
 Run: python benchmarks/verdict.py [--searches 1000] [--workers 2]
 

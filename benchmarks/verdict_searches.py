@@ -1,4 +1,4 @@
-"""Simulated searches over a known truth, through the product's own race and choice.
+"""Simulated searches with known true scores, through hpo's own race and recommendation.
 
 A run of configuration j under a seed answers row i correctly where
 

@@ -1,4 +1,4 @@
-"""What TPE loses by seeing a window of a long study and not all of it, on the objectives of `samplers.py`.
+"""Cost of TPE's window on a long study, against TPE that sees all trials, on the objectives of `samplers.py`.
 
 Run it with `python benchmarks/window.py [--trials 1000] [--window 250] [--seeds 12] [--workers 2]`.
 

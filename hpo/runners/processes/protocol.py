@@ -37,8 +37,8 @@ PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def belong_to(parent: int) -> None:
     """Ignore the parent's signals, and on Linux have this process killed when the parent dies.
 
-    A closed connection tells a worker of its parent's death too, unless the worker is stuck in a driver; the kernel
-    reaches it there.
+    A closed connection also tells a worker that its parent is dead, unless the worker is stuck in a driver; the
+    kernel's signal reaches it there.
     """
     for number in PARENT_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -46,7 +46,7 @@ def belong_to(parent: int) -> None:
         # A sandbox may refuse it; then the connection is what remains.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        # It died before it could be asked for that.
+        # The parent died before this call.
         os._exit(0)
 
 
@@ -95,7 +95,7 @@ class StudySetup:
 
     @contextmanager
     def written(self, folder: Path) -> Iterator[int]:
-        """Write this study to a file without a name on the disk of `folder`, and give the file's handle.
+        """Write this study to an unnamed file on the disk of `folder`, and return the file's handle.
 
         Raises:
             OSError: it cannot be written there.
@@ -116,7 +116,7 @@ class StudySetup:
 
 @contextmanager
 def writing_to(files: Path) -> Iterator[None]:
-    """Raise `StoreError` where the block cannot write to a study's files."""
+    """Raise `StoreError` if the block cannot write to a study's files."""
     try:
         yield
     except OSError as error:
@@ -132,14 +132,14 @@ class Start:
 
     worker: str
     device: str
-    """Name of the device in that process, as torch writes it."""
+    """Name of the device in that process, in torch's notation."""
     threads: int
     precision: Precision | None
     """Precision; None if not yet chosen."""
     slots: int = 1
-    """Trials that it trains side by side."""
+    """Number of trials that it trains at once."""
     rank_info: RankInfo | None = None
-    """Its rank in a group; None where it trains alone."""
+    """Its rank in a group; None if it trains alone."""
     gpu_share: float = 1.0
     """Largest share of the GPU's memory that it may take, in (0, 1], if workers share the GPU."""
 
@@ -175,7 +175,7 @@ class Ready:
     """From a worker process: its worker is open."""
 
     slots: int = 1
-    """Trials that it trains side by side."""
+    """Number of trials that it trains at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

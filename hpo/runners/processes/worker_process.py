@@ -45,13 +45,13 @@ Send = Callable[[object], None]
 Attempt = tuple[int, int]
 """Trial and attempt."""
 CUDA_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS")
-"""In the reason of a failure: after one of these every later call to the GPU may fail, so all later trials."""
+"""Parts of a failure's reason after which every later call to the GPU, and so every later trial, may fail."""
 MOST_GROWTH = 1.5
 SLACK_BYTES = 2 * 2**30
-"""A process may hold so many times as much as after its first trial, and so much more."""
+"""Memory growth that is allowed since the first trial, as a factor and in addition."""
 KEPT_SHARE = 1.1
 KEPT_BYTES = 256 * 2**20
-"""After a trial that ran out of memory tensors may take so many times as much as before it, and so much more."""
+"""Growth of tensor memory that is allowed after a trial that ran out of memory, as a factor and in addition."""
 
 
 class MessageReader(Protocol):
@@ -75,7 +75,7 @@ class Inbox:
         self.calls: deque[Call] = deque()
         self.ending = False
         self.closed = False
-        """Whether assignments are given back as they come."""
+        """True if assignments are given back as they come."""
         self.worker: Worker | None = None
         self._send = send
 
@@ -95,7 +95,7 @@ class Inbox:
             self.changed.notify()
 
     def close(self) -> None:
-        """Give back what is not begun, and each assignment that comes."""
+        """Give back assignments that have not begun, and each one that comes."""
         with self.changed:
             self.closed = True
             self._give_back_if_closed()
@@ -138,7 +138,7 @@ def main(connection_handle: int, study_handle: int) -> None:
     except RankGroupLost as lost:
         logger.error("Worker %s ends. %s", start.worker, lost)
         os._exit(RANK_GROUP_LOST)
-    # Not through the interpreter's own end: taking torch down takes seconds, for which a deadline would have to wait.
+    # Not by the interpreter's own exit: torch's clean-up takes seconds, which would delay a deadline.
     os._exit(0)
 
 
@@ -162,7 +162,7 @@ def opened(start: Start, study: StudySetup) -> Worker:
     """
     device = torch.device(start.device)
     if device.type == "cuda" and start.gpu_share < 1:
-        # A trial that takes more is to be the one that runs out of memory, and not its neighbour on the GPU.
+        # A trial that takes more should run out of memory itself, and not its neighbour on the GPU.
         torch.cuda.set_per_process_memory_fraction(start.gpu_share, device)
     return study.opener(study.config, study.splits, study.files, device=device, shared=True, rank_info=start.rank_info)
 
@@ -189,20 +189,20 @@ def serve(reader: MessageReader, send: Send, start: Start, study: StudySetup) ->
 
 
 def _read(reader: MessageReader, inbox: Inbox) -> None:
-    """Take the parent's messages; where it is dead, end the process in the middle of whatever it does."""
+    """Take the parent's messages; if the parent is dead, end the process whatever it is doing."""
     try:
         while True:
             inbox.take(reader.recv())
     except (EOFError, ConnectionResetError):
         os._exit(0)
     except Exception:
-        # A process that no longer reads would have to be waited for.
+        # Otherwise a process that no longer reads would have to be waited for.
         logger.exception("A message of the parent could not be read.")
         os._exit(1)
 
 
 class _WarningSender(logging.Handler):
-    """Sends warnings to the parent: the log of a process is not where they are looked for."""
+    """Sends warnings to the parent, because users do not look into the log of a process."""
 
     def __init__(self, send: Send) -> None:
         super().__init__(logging.WARNING)
@@ -224,7 +224,7 @@ class MessageSender:
         self._thread.start()
 
     def send(self, message: object) -> None:
-        """Have `message` sent; one that cannot be pickled is refused here."""
+        """Queue `message` for sending; refuse one that cannot be pickled."""
         self._unsent.put(pickle.dumps(message))
 
     def close(self) -> None:
@@ -314,13 +314,13 @@ class Service:
 
     def _result(self, call: Call) -> object:
         if call.method == "metric":
-            # A function of the user's own stays here: the parent may not find its module.
+            # A user-defined function stays here, because the parent may not find its module.
             return replace(self._worker.metric, own=None)
         return getattr(self._worker, call.method)(*call.arguments)
 
 
 def _portable(error: Exception) -> Exception:
-    """Return `error`, or another with its words where it cannot be pickled."""
+    """Return `error`, or another with its message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except (pickle.PicklingError, TypeError, AttributeError):
@@ -352,7 +352,7 @@ class Memory:
 
 
 def recycle_reason(outcome: Outcome, *, first: Memory, before: Memory, after: Memory) -> str:
-    """Return in a sentence why a process should be replaced after `outcome`; empty where it need not be.
+    """Return a reason in a sentence if a process should be replaced after `outcome`; else empty.
 
     Args:
         outcome: of the trial that has just ended.

@@ -22,7 +22,7 @@ from hpo.errors import StoreError
 
 PREFIX = "hpo-scratch-"
 SECONDS_TO_REMOVE = 3.0
-"""For which the removal on all machines is waited for; and for which it waits for processes that are ending."""
+"""Seconds to wait for the removal on all machines; and seconds that it waits for processes that are ending."""
 
 
 def new_name() -> str:
@@ -90,7 +90,7 @@ def remove_on_all_machines(name: str) -> None:
 
 
 def _is_removed(folder: Path) -> bool:
-    """Remove a folder if it is this user's and unlocked; return whether it need not be waited for."""
+    """Remove a folder if it is this user's and unlocked; return true if it need not be waited for."""
     try:
         handle = _handle_of(folder)
     except OSError:
@@ -121,7 +121,7 @@ def _is_private(handle: int) -> bool:
 
 
 def _is_at(handle: int, folder: Path) -> bool:
-    """Return whether `folder` is still what `handle` was opened as."""
+    """Return true if `folder` is still the folder that `handle` opened."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(handle), folder.lstat())
     return False

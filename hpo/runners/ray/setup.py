@@ -29,7 +29,7 @@ class TrialResources:
     rank: Machine
     ranks: int
     apart: bool = False
-    """Whether ranks may be on several machines, because no single one has room for all."""
+    """True if ranks may be on several machines, because no single one has room for all."""
 
     def fits(self, machines: Sequence[Machine]) -> int:
         """Return how many trials fit side by side on otherwise idle machines."""
@@ -55,9 +55,9 @@ def _parts(name: str, offered: float, need: float) -> int:
 
 
 def resources_of(compute: ComputeConfig, machines: Sequence[Machine]) -> TrialResources:
-    """Return what a trial takes: a GPU for each rank where the cluster has any, and CPU cores for its threads.
+    """Return what a trial reserves: a GPU for each rank if the cluster has any, and CPU cores for its threads.
 
-    Where the study leaves both open, a rank has the cores per GPU of the machine that has the fewest.
+    If the study sets neither, a rank gets the cores per GPU of the machine that has the fewest.
     """
     ranks, rank, kind = compute.ranks_of_trial, dict[str, float](), compute.accelerator_type
     has_gpus = any(machine.get("GPU", 0.0) for machine in machines)
@@ -77,12 +77,12 @@ def resources_of(compute: ComputeConfig, machines: Sequence[Machine]) -> TrialRe
 
 
 def refuse_unplaceable(resources: TrialResources, machines: Sequence[Machine], asked: int | None = None) -> None:
-    """Refuse a trial for which a cluster has no room at all: the search would wait for ever.
+    """Refuse a trial for which a cluster has no room at all, because the search would wait for ever.
 
-    Not where a number of workers is `asked` for: a cluster with an autoscaler grows as it is asked.
+    Not if a number of workers is `asked` for, because a cluster with an autoscaler grows on request.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is no room.
     """
     if resources.fits(machines) or asked is not None:
         return

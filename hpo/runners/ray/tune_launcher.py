@@ -103,7 +103,7 @@ class WorkerScheduler(_NotPickled, FIFOScheduler):
 
 
 class StopAtClosing(_NotPickled, tune.Stopper):
-    """Stops Tune when the launcher is closed, also where workers still wait for room."""
+    """Stops Tune when the launcher is closed, even if workers still wait for room."""
 
     def __init__(self, launcher: "TuneLauncher") -> None:
         self._launcher = launcher
@@ -126,7 +126,7 @@ class TuneLauncher:
         """Start the mailbox, for so many workers as were `asked` for; 0 for as many as there is room for."""
         self.wanted = DesiredWorkers(workers=0)
         self.closing = False
-        """Whether no worker is started any more, and those there are end."""
+        """True if no more workers are started, and the present ones end."""
         self.actors: dict[str, ActorHandle] = {}
         self.proposed: set[str] = set()
         """Workers that were proposed and have not ended, those that wait for room among them; of Tune's thread."""
@@ -145,18 +145,18 @@ class TuneLauncher:
 
     @property
     def room(self) -> int:
-        """For how many workers there is room, or will be in a cluster that begins with none; this is asked many times a
-        second, and the cluster seldom."""
+        """Number of workers for which there is room, or will be in a cluster that starts with none; cached, because
+        this is read many times a second."""
         if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
             self._looked_at = time.monotonic()
             self._room = self._resources.fits(machines_of_cluster())
         return self._room or self._asked
 
     def wants_worker(self) -> bool:
-        """Return whether one more worker is to be proposed.
+        """Return true if one more worker is to be proposed.
 
-        One more than there is room for is, and waits: so a machine that joins at midnight is used. Those that were
-        asked for are all proposed, so that a cluster with an autoscaler grows at once.
+        One more worker than there is room for is proposed and waits, so that a machine that joins later is used.
+        Requested workers are all proposed, so that a cluster with an autoscaler grows at once.
         """
         wanted, most = self.wanted, max(self.room + 1, self._asked)
         return len(self.proposed) < min(wanted.workers, most) and time.monotonic() >= wanted.not_before
@@ -205,7 +205,7 @@ class TuneLauncher:
             ray.kill(self.actors[worker])
 
     def leave_out(self, _worker: str) -> None:
-        """Leave a worker where it is: Ray would put another one there."""
+        """Leave a worker in place, because Ray would put another one there."""
 
     def close(self) -> None:
         """Start no more workers, and ask all to end."""
@@ -263,19 +263,19 @@ def open_ray_tune(
     *,
     opener: Opener = open_worker,
 ) -> Iterator[RemoteWorkerPool]:
-    """Join or start the cluster, open the first worker, and in the end close all.
+    """Join or start the cluster, open the first worker, and close everything at the end.
 
     Args:
-        config: the study; no process is told where its store is and who is notified.
+        config: the study; no process receives the store's address and the recipients of notifications.
         splits: its data.
         files: the study's folder of weights and checkpoints, which all machines must share.
-        is_ending: whether the first worker is not to be waited for any longer.
-        opener: opens the worker of a process; to be found by name in a module.
+        is_ending: returns true once the first worker is not to be waited for any longer.
+        opener: opens the worker of a process; must be importable by name.
 
     Raises:
         ConfigurationError: no such cluster, or one without room for a trial; or a folder that is not shared.
         StoreError: nothing can be written to `files`.
-        HpoError: what `opener` raises.
+        HpoError: as raised by `opener`.
     """
     compute = config.compute
     with ExitStack() as closing:

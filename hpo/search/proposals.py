@@ -101,6 +101,7 @@ class Proposals:
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Next trial -> parameters that a slow sampler has proposed for it."""
     _draws: "_RandomDraws | None" = None
+    """Random configurations for the next trial."""
     _sampler: str = field(init=False)
     """Name of the proposer."""
     _pruner: BasePruner = field(init=False)

@@ -209,7 +209,7 @@ def study(file: Path, trials: int, values: Mapping[str, Any]) -> StudyConfig:
     own = {
         "study": file.stem, "model.name": str(demo_model_folder()), "budget.trials": trials,
         "confirmation.finalists": 0, "confirmation.audit": 0.0, "store.url": f"sqlite:///{file.with_suffix('.db')}",
-        "compute.runner": "inline",
+        "compute.runner": "processes", "compute.workers": 1,
     }  # fmt: skip
     sections: dict[str, Any] = {}
     for path, value in (dict(values) | own).items():

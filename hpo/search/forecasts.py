@@ -28,7 +28,9 @@ UPDATE_SHARE, BELIEF = 0.1, 0.3
 MAX_OBSERVATIONS = 64
 """Number of most recent segments of training that are kept."""
 STRETCH = 0.25
-"""Length of a segment, as a share of its trial."""
+"""Shortest segment, as a share of its trial. It ends with an evaluation, so that each has its part of them."""
+LONGEST_STRETCH = 0.5
+"""Longest segment: it ends without an evaluation."""
 LEAST_DONE = 0.05
 """Share of a trial after which its speed is used, because its first steps are slow."""
 IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_STRETCH = 0.7, 0.25, 0.4, 0.08, 0.08
@@ -242,7 +244,8 @@ class Forecasts:
     def reported(self, report: Report) -> None:
         """Record the progress of a trial from its report."""
         if report.trial in self._trials:
-            self._see(report.trial, self._work(report.trial).share_at(report.rung), report.seconds)
+            share = self._work(report.trial).share_at(report.rung)
+            self._see(report.trial, share, report.seconds, evaluated=True)
 
     def progressed(self, progress: Progress) -> bool:
         """Record the progress of a trial between reports; return whether it changes the forecast."""
@@ -301,7 +304,7 @@ class Forecasts:
         ahead = zip(work.rungs, work.shares, strict=True)
         return {rung: each * float((work.done_at(share) - done) @ unit) for rung, share in ahead if share > trial.share}
 
-    def _see(self, number: int, share: float, seconds: float) -> None:
+    def _see(self, number: int, share: float, seconds: float, *, evaluated: bool = False) -> None:
         trial = self._trials[number]
         work = self._work(number)
         self._states_known.add(work.states)
@@ -313,7 +316,7 @@ class Forecasts:
             share_of_trial = self.costs.share(work, of_stretch)
             stretch = Observation(trial=number, kind=work.kind, done=of_stretch, share=share_of_trial, seconds=taken)
             self.costs = self.costs.with_observation(stretch, continues=trial.continues)
-            trial.continues = stretch.share < STRETCH
+            trial.continues = stretch.share < (STRETCH if evaluated else LONGEST_STRETCH)
             if not trial.continues:
                 trial.since = (done, seconds)
         trial.share, trial.seconds, trial.left = share, seconds, None

@@ -164,8 +164,8 @@ def test_no_secret_reaches_a_process(one: RemoteWorkerPool, study: StudyConfig, 
 
 def test_the_environment_of_a_process_is_its_own(one: RemoteWorkerPool) -> None:
     environment = process_of(one).environ()
-    own = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM")
-    assert [environment[name] for name in own] == ["1", "", "false"]
+    own = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT")
+    assert [environment[name] for name in own] == ["1", "", "false", "20000"]
     assert environment["PATH"] == os.environ["PATH"]
 
 

@@ -93,12 +93,18 @@ OPENING = Timed(openings=1, seconds=0.5)
 
 def told_after(seconds: Callable[[float], float], *shares: float) -> float:
     """Return what is told of the rest of a first trial that says its seconds at these shares, of 1,000 in all."""
-    forecasts = Forecasts(CONFIG, SPACE)
-    forecasts.expect(sure_of(1000.0))
-    forecasts.begun(0, 1, DEFAULT)
+    forecasts = first_trial()
     for share in shares:
         forecasts.progressed(progress_of(0, share, seconds(share)))
     return max(forecasts.seconds_to_rungs(0).values())
+
+
+def first_trial() -> Forecasts:
+    """Return forecasts of a first trial that has begun, and that is thought to take 1,000 seconds."""
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.expect(sure_of(1000.0))
+    forecasts.begun(0, 1, DEFAULT)
+    return forecasts
 
 
 def sure_of(seconds: float) -> CostModel:
@@ -151,10 +157,38 @@ def test_its_own_pace_corrects_a_trial() -> None:
     assert told_after(lambda share: 10_000 * share, 0.1, 0.2, 0.5) == pytest.approx(whole * 0.5 * 10, rel=0.2)
 
 
-def test_what_stopped_a_machine_for_a_while_does_not_count_as_its_pace() -> None:
-    """Suspended for an hour in the third quarter."""
-    paused = told_after(lambda share: 1000 * share + 3600 * (share > 0.5), 0.25, 0.5, 0.75, 0.99)
-    assert paused == pytest.approx(told_after(lambda share: 1000 * share, 0.25, 0.5, 0.75, 0.99), rel=0.3)
+def told_with_evaluations(seconds: Callable[[float], float], every: float) -> float:
+    """Return what is told of the rest of a first trial that has evaluated all its rungs but the last.
+
+    It also says its seconds after each share `every`.
+    """
+    forecasts, work, told = first_trial(), WORKLOAD.of(DEFAULT), 0.0
+    for rung, share in zip(work.rungs[:-1], work.shares, strict=False):
+        while told + every < share:
+            told += every
+            forecasts.progressed(progress_of(0, told, seconds(told)))
+        forecasts.reported(report_of(0, rung, seconds(share)))
+    return max(forecasts.seconds_to_rungs(0).values())
+
+
+@pytest.mark.parametrize("every", [0.06, 1.0])
+def test_what_stopped_a_machine_for_a_while_does_not_count_as_its_pace(every: float) -> None:
+    """Suspended for an hour after half of a trial."""
+    undisturbed = told_with_evaluations(lambda share: 1000 * share, every)
+    suspended = told_with_evaluations(lambda share: 1000 * share + 3600 * (share > 0.5), every)
+    assert suspended == pytest.approx(undisturbed, rel=0.3)
+
+
+def test_evaluations_that_a_load_slows_more_than_training_count_in_full() -> None:
+    """Progress between evaluations does not change what is told of the rest, whatever each of the two takes."""
+    shares = np.array([0.0, *WORKLOAD.of(DEFAULT).shares])
+
+    def seconds(share: float) -> float:
+        """Return five seconds of training for a second that was forecast, and 300 for each evaluation so far."""
+        return 5000 * share + 300 * float(np.count_nonzero(shares[1:] <= share))
+
+    alone = told_with_evaluations(seconds, 1.0)
+    assert told_with_evaluations(seconds, 0.06) == pytest.approx(alone, rel=0.01)
 
 
 def test_an_attempt_that_goes_on_is_not_taken_to_have_done_all_at_once() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hpo.cli.main import spin_briefly
 from hpo.cli.tables import print_leaderboard, print_recommended
 from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.messages import Ending
+from hpo.openmp import spin_briefly
 from tests.command_line import Hpo
 from tests.report.studies import report_data, scores, trial
 from tests.search.scripted import CPU, ended, led, report_at, study_at

@@ -21,6 +21,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import INTERFACES, RankInfo, free_address
 from hpo.files.shared import FOLDER
+from hpo.openmp import spin_briefly
 from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Opener, Ready, Start, StudySetup, writing_to
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of
 from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
@@ -327,6 +328,7 @@ def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], st
     own["TOKENIZERS_PARALLELISM"] = "false"
     # Trial after trial allocates other sizes: unless the user has chosen, memory is not fragmented by them.
     kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    spin_briefly(kept)
     # The ranks are all on this machine, whatever its name resolves to.
     return kept | own | (dict.fromkeys(INTERFACES, "lo") if spec.ranks > 1 else {})
 

@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.messages import Milestone
-from hpo.search.pruners import milestones
+from hpo.search.pruners import evenly_spaced, milestones
 from hpo.search.samplers import FixedTrials, derived_seed
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import storage_of
@@ -269,8 +269,9 @@ class _Search:
         trial = self.study.ask()
         values, longest = self.space.suggest(trial), float(self.space.largest("epochs"))
         points = milestones(
-            passes=float(str(values["epochs"])), maximum_passes=longest, rungs=EVALUATIONS, full_reports=1
-        )
+            passes=float(str(values["epochs"])), maximum_passes=longest, common=evenly_spaced(EVALUATIONS),
+            full_reports=1,
+        )  # fmt: skip
         shows = self.responses.trained(values, derived_seed(self.seed, "trial", trial.number))
         return _Running(trial, shows, self.responses.worth(values), now, points)
 

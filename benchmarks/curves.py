@@ -1,6 +1,6 @@
 """Time to a good configuration on real learning curves: the shipped search, Optuna's pruners, Ray's ASHA.
 
-Run it with `python benchmarks/curves.py --curves FILE... [--seeds 100] [--workers 1 8] [--processes N]`. FILE is a
+Run it with `python benchmarks/curves.py --curves FILE... [--seeds 100] [--first-seed 0] [--workers 1 8]`. FILE is a
 table of nicholaslourie/opda, folder `data/` (Lourie, Cho and He, "Show Your Work with Confidence: Confidence Bands for
 Tuning Curves", arXiv 2311.09480, licence CC BY-SA 4.0), gzipped or not; none of it is part of this repository. Without
 one nothing is run.
@@ -151,18 +151,19 @@ def described(path: Path) -> str:
 
 def measured(workers: int, arguments: argparse.Namespace) -> Times:
     """Return the time of each search; those of peers are remembered."""
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     tasks = [
         Task(
             path=path, rate=rate, workers=workers, method=method, seed=seed,
             overrides=tuple(arguments.overrides) if method == SHIPPED else (),
         )
-        for method in METHODS for path in arguments.curves for rate in RATES for seed in range(arguments.seeds)
+        for method in METHODS for path in arguments.curves for rate in RATES for seed in seeds
     ]  # fmt: skip
     known = remembered()
     new = [task for task in tasks if key_of(task) not in known]
     for task, took in zip(new, mapped(new, arguments.processes), strict=True):
         known[key_of(task)] = took
-        if task.seed == arguments.seeds - 1:
+        if task.seed == seeds[-1]:
             remember(known)
     return {task: known[key_of(task)] for task in tasks}
 
@@ -265,6 +266,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--curves", nargs="*", type=Path, default=[], metavar="FILE", help="tables of opda")
     parser.add_argument("--seeds", type=int, default=100, help="searches of each method, at least 4")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the searches; the others follow it")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8], help="side by side")
     parser.add_argument("--processes", type=int, default=1, help="searches computed side by side")
     parser.add_argument("overrides", nargs="*", help="another study than what is shipped: search.pruner=none")

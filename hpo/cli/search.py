@@ -32,7 +32,6 @@ DEMO_DATA = Path("hpo-files", "demo-data")
 DEMO: dict[str, Any] = {
     "study": "demo",
     "space": "quickstart",
-    "evaluation.rungs": 4,
     "evaluation.full_reports": 2,
     "budget.trials": 20,
     "confirmation.finalists": 1,
@@ -45,7 +44,6 @@ DEMO_OF_LLM: dict[str, Any] = {
     "study": "llm",
     "space": "decoder_lora",
     "task.head": "label_words",
-    "evaluation.rungs": 2,
     "evaluation.full_reports": 1,
     "budget.trials": 12,
     "budget.time": "14m",

@@ -30,7 +30,7 @@ WAITS_BECAUSE: Mapping[str, str] = {
     "": "not begun yet",
     "created": "not begun yet",
     "enqueued": "enqueued, not begun yet",
-    "paused": "paused; resumes first",
+    "paused": "paused; resumes later",
     "died": "its process died; resumes first",
     "too_long": "too long for the time that was left",
     "requeued": "resumes first",

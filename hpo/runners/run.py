@@ -260,10 +260,12 @@ class _SearchRun(SearchParts):
             self.dispatch(self.coordinator, self.files)
         if self.stop.is_set():
             self.callback.note("The search was told to end; the same command resumes what was training.")
-        elif self.coordinator.ended_because:
+            return
+        if self.coordinator.ended_because:
             self.callback.note(self.coordinator.ended_because)
-        if self.searches and not self.stop.is_set():
+        if self.searches:
             self._note_time_needed(before)
+            self.coordinator.prune_held_back()
 
     def _note_time_needed(self, before: float) -> None:
         """Note how much time a search needs if trials are paused and none completed, with seconds `before` it."""

@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
+from hpo.messages import Action, Assignment, Capacity, Decision, Ending, HeldOutEvaluation, Outcome, Report, Standing
 from hpo.search.budget import Limits, Overtime, resumed_limits, seconds_left
 from hpo.search.forecasts import CostModel, Forecasts
 from hpo.search.outcomes import Endings, Faults
 from hpo.search.proposals import Proposals, Proposer, SlowProposal, TrialRequest
-from hpo.search.pruners import trial_milestones
+from hpo.search.pruners import PLACES_PAUSED, PromotionPruner, build_pruner, trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.search.steering import refuse_led
 from hpo.search.warm_start import EarlierStudy, take_over
@@ -114,6 +114,8 @@ class Coordinator:
         """Forecasts of the time that trials take."""
         self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
         self._proposals = proposes(store, space, config, self.forecasts)
+        pruner = build_pruner(config)
+        self._promotion = pruner if isinstance(pruner, PromotionPruner) else None
         self._reserve, self.overtime = 0.0, Overtime()
         self._stop, self._last_event = stop, last_event
         self.limits = limits
@@ -165,6 +167,8 @@ class Coordinator:
         if self._store.attempts.is_open(outcome.trial, outcome.attempt):
             self._endings.end(outcome)
             self.forecasts.ended(outcome)
+            if outcome.ending is Ending.PAUSED:
+                self._prune_held_back("Outranked at its rung while it was paused.", places=PLACES_PAUSED)
         self.overtime.ended(outcome)
 
     # -- workers
@@ -210,6 +214,11 @@ class Coordinator:
         """Return the results of the study so far."""
         read = partial(read_results, self._store.database, self.study)
         return retried_while_away(read, LEAST_OUTAGE, stop=self._stop)
+
+    @verb
+    def prune_held_back(self) -> None:
+        """Prune the trials that are paused and were not promoted, because the search is over."""
+        self._prune_held_back("Not promoted before the search ended.")
 
     def end(self, reason: str) -> None:
         """Record that this run is over, with the reason."""
@@ -344,7 +353,7 @@ class Coordinator:
         trials = frozenset(event.trial for event in asked.values() if event.trial is not None)
         waiting = {trial.number for trial in self._store.trials.get_all(TrialState.WAITING)} if trials else set()
         for number in trials & waiting:
-            self._endings.prune_waiting(number)
+            self._endings.prune_waiting(number, "Stopped as asked for.")
         stops = StopRequests(stop=any(event.trial is None for event in asked.values()), trials=trials - waiting)
         return stops, max(asked, default=last_event)
 
@@ -380,13 +389,21 @@ class Coordinator:
 
     def _judge(self, report: Report) -> Action:
         self._store.trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
-        sets_aside = self._config.pruner == "promotion"
-        prune = report.decides and self._store.trials.should_prune(report.trial, enqueued=sets_aside)
-        prune = prune and not self._is_audited(report.trial)
-        action = (Action.PAUSE if sets_aside else Action.STOP) if prune else Action.CONTINUE
+        promotion, trials, action = self._promotion, self._store.trials, Action.CONTINUE
+        if report.decides and trials.should_prune(report.trial, enqueued=promotion is not None):
+            if promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all()):
+                action = Action.PAUSE
+            elif not self._is_audited(report.trial):
+                action = Action.STOP
         self._store.attempts.add_evaluation(report, action)
         self.forecasts.reported(report)
         return action
+
+    def _prune_held_back(self, reason: str, places: int = 0) -> None:
+        """Prune the paused trials that are more than `places` places below the promoted ones."""
+        if self._promotion is not None:
+            for trial in self._promotion.held_back(self._store.trials.get_all(), places=places):
+                self._endings.prune_waiting(trial.number, reason)
 
     def _is_audited(self, trial: int) -> bool:
         """Return true if a pruned trial is trained to its end, to measure the cost of pruning."""

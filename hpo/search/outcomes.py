@@ -234,11 +234,11 @@ class Endings:
             self._record(_failed(trial.number, attempt, reason))
             self.store.study.tell(trial.number, state=TrialState.FAIL)
 
-    def prune_waiting(self, trial: int) -> None:
-        """Prune a waiting trial at the user's request; it keeps its scores."""
+    def prune_waiting(self, trial: int, reason: str) -> None:
+        """Prune a waiting trial; it keeps its scores."""
         attempt = self.store.attempts.latest(trial)
         self.store.trials.ask(trial)
-        self.store.events.add(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
+        self.store.events.add(str(Ending.PRUNED), trial, attempt or None, reason=reason)
         self.store.study.tell(trial, state=TrialState.PRUNED)
 
     def _is_retried(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:

@@ -26,7 +26,7 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "pruner": {
         "pruner_startup_trials": ("asynchronous_median", "median", "percentile", "patient"),
         "percentile": ("percentile",),
-        "reduction_factor": ("successive_halving", "hyperband"),
+        "reduction_factor": ("successive_halving", "promotion", "hyperband"),
         "patience": ("patient",),
         "lowest_score": ("threshold",),
         "p_threshold": ("wilcoxon",),

@@ -24,7 +24,7 @@ from hpo.messages import Capacity
 from hpo.search.budget import has_stalled
 from hpo.search.forecasts import Forecasts
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
-from hpo.search.pruners import PromotionPruner, build_pruner
+from hpo.search.pruners import PromotionPruner, build_pruner, partial_rungs, passes_of
 from hpo.search.samplers import (
     SAMPLERS,
     FixedTrials,
@@ -38,7 +38,7 @@ from hpo.space.domains import Value
 from hpo.space.fitting import fitted_portfolio
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import quiet_optuna, row_of, storage_of
-from hpo.store.study_store import StudyStore
+from hpo.store.study_store import RUNGS_ATTRIBUTE, StudyStore
 from hpo.store.trials import AttemptRecord
 
 MAX_DEFERRED = 8
@@ -121,6 +121,7 @@ class Proposals:
             self.store.study.enqueue_trial(self._default())
         waits = self.store.trials.get_all(TrialState.WAITING)
         must_train = self._must_train(request)
+        paused = any(trial.intermediate_values for trial in waits)
         # Forget deferred trials that were pruned, and those of a transaction that was rolled back.
         numbers = {trial.number for trial in waits}
         self._deferred = {number: known for number, known in self._deferred.items() if number in numbers}
@@ -134,7 +135,8 @@ class Proposals:
                 self.store.trials.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
-            if must_train or self.forecasts.fits(trial.number, hyperparameters, request.seconds):
+            forced = must_train and (waiting is not None or not paused)
+            if forced or self.forecasts.fits(trial.number, hyperparameters, request.seconds):
                 return self._begun(trial.number, hyperparameters, request)
             self._defer(trial.number, hyperparameters)
         if self._deferred and self.ended_because is None:
@@ -152,7 +154,7 @@ class Proposals:
 
         Each comes with the sampler to use, None for the study's own.
         """
-        held = {trial.number for trial in self.set_aside()}
+        held = {trial.number for trial in self._held_back()}
         goes_on = [trial for trial in waits if trial.number not in held]
         # A trial that has started has its seed among its attributes.
         goes_on.sort(key=lambda trial: "seed" not in trial.user_attrs)
@@ -179,16 +181,19 @@ class Proposals:
             if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
                 yield number, None
 
-    def set_aside(self, *, no_new_trials: bool = False) -> list[FrozenTrial]:
-        """Return the paused trials that are among the best at their rung, the most promising first."""
+    def _held_back(self, at_least: int = 0) -> list[FrozenTrial]:
+        """Return the paused trials that are not promoted, the most promising first."""
         if not isinstance(self._pruner, PromotionPruner):
             return []
-        return self._pruner.set_aside(self.store.trials.get_all(), no_new_trials=no_new_trials)
+        return self._pruner.held_back(self.store.trials.get_all(), at_least=at_least)
 
     def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
-        """Return the paused trials to resume if no new one comes: all, but without a deadline only the best."""
-        beaten = self.set_aside(no_new_trials=True) if math.isinf(request.seconds) else []
-        return [trial for trial in self.set_aside() if trial not in beaten]
+        """Return the paused trials to resume if no new one comes: all, but without a deadline only the best.
+
+        These are as many as are confirmed, and one more because the default may be among them.
+        """
+        held = self._held_back(1 + self.config.confirmation.finalists) if math.isinf(request.seconds) else []
+        return [trial for trial in self._held_back() if trial not in held]
 
     def _slow_proposal(self) -> SlowProposal | None:
         """Return the request that a slow sampler propose first; None if it has, or if the sampler is fast."""
@@ -223,13 +228,20 @@ class Proposals:
         return begin_attempt(
             self.store, request, self.forecasts, hyperparameters, trial=number, attempt=attempt,
             seed=seed_of(self.config, number, hyperparameters), score_to_beat=self._score_to_beat(),
-            proposed_by=self._proposer(number) if attempt == 1 else None,
+            proposed_by=self._proposer(number) if attempt == 1 else None, rungs=self._rungs(hyperparameters),
         )  # fmt: skip
+
+    def _rungs(self, hyperparameters: Hyperparameters) -> Sequence[int]:
+        """Return the rungs at which a trial may be paused; empty with other pruners than promotion."""
+        if not isinstance(self._pruner, PromotionPruner):
+            return ()
+        return partial_rungs(self.config, passes_of(hyperparameters), self.space.maximum_passes())
 
     def _must_train(self, request: TrialRequest) -> bool:
         """Return true if a trial starts whatever its forecast: none has completed, none runs, and there is time left.
 
-        A forecast may be far off on a busy machine, and a trial that does not end in time is paused and resumed.
+        A forecast may be far off on a busy machine, and a trial that does not end in time is paused and resumed. If
+        some are paused, one of them is resumed rather than a new one begun.
         """
         trials = self.store.trials
         nothing = not trials.statistics().states[TrialState.COMPLETE] and not trials.get_all(TrialState.RUNNING)
@@ -297,7 +309,8 @@ class Proposals:
         sampler = self.store.study.sampler
         earlier = sampler.earlier if isinstance(sampler, PerTrialSampler) else ()
         learned_from = sum(ended[state] for state in waits_for) + sum(len(one.trials) for one in earlier)
-        learned_from += len(self.set_aside()) if TrialState.PRUNED in waits_for else 0
+        if TrialState.PRUNED in waits_for:
+            learned_from += sum(bool(one.intermediate_values) for one in self.store.trials.get_all(TrialState.WAITING))
         start_up = waits_for and learned_from < startup_trials(self.config)
         return "start-up" if start_up else name
 
@@ -305,7 +318,7 @@ class Proposals:
 def begin_attempt(
     store: StudyStore, request: TrialRequest, forecasts: Forecasts, hyperparameters: Hyperparameters, *,
     trial: int, attempt: int, seed: int, score_to_beat: float | None, proposed_by: str | None,
-    confirms: int | None = None,
+    confirms: int | None = None, rungs: Sequence[int] = (),
 ) -> AttemptRecord:  # fmt: skip
     """Record the start of an attempt, and return it; None for `proposed_by` keeps the recorded one."""
     record = AttemptRecord(
@@ -317,6 +330,7 @@ def begin_attempt(
     store.attempts.begin(record, request=request.name, worker=capacity.worker, device=capacity.device)
     store.events.add("begun", trial, attempt, worker=capacity.worker)
     attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": seed}
+    attributes |= {RUNGS_ATTRIBUTE: rungs} if rungs else {}
     store.trials.set_attributes(
         trial, attributes if proposed_by is None else {**attributes, "proposed_by": proposed_by}
     )

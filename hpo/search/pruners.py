@@ -1,8 +1,9 @@
 """Learning-curve pruning: the rungs at which trials are compared, Optuna's pruners and one of our own."""
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,7 +17,10 @@ from hpo.config.study_file import DEFAULT_RUNG_ROWS, StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Milestone
 from hpo.space.search_space import SearchSpace
+from hpo.store.study_store import RUNGS_ATTRIBUTE
 
+LAST_RUNG = 1000
+"""Rung at the end of the longest trial."""
 SMALL_SHARE = 0.25
 """Largest ratio of validation rows to training rows of a trial for which its evaluation time is limited."""
 MOST_OF_A_TRIAL = 0.1
@@ -28,7 +32,9 @@ LEAST_RUNG_ROWS = 100
 """Rows scored at a rung below which full evaluations are made fewer instead."""
 
 
-def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports: int) -> tuple[Milestone, ...]:
+def milestones(
+    *, passes: float, maximum_passes: float, common: Iterable[int], full_reports: int
+) -> tuple[Milestone, ...]:
     """Return a trial's milestones, ascending by rung.
 
     A rung is the examples seen divided by those of the study's longest trial, in per mille, so trials with different
@@ -40,14 +46,46 @@ def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports
         passes: passes of this trial over all training rows (its epochs times its data fraction), at most
             `maximum_passes`.
         maximum_passes: those of the study's longest trial.
-        rungs: number of common rungs over the longest trial; 0 for none.
+        common: rungs that all trials have in common, up to their ends.
         full_reports: number of full evaluations in a trial.
     """
     length = 1000 * passes / maximum_passes
     full = {max(1, round(length * part / full_reports)) for part in range(1, full_reports + 1)}
-    common = {round(1000 * part / rungs) for part in range(1, rungs + 1)} if rungs else set()
     partial = {rung for rung in common if rung < max(full)} - full
     return tuple(Milestone(rung=rung, full=rung in full) for rung in sorted(full | partial))
+
+
+def passes_of(hyperparameters: Hyperparameters) -> float:
+    """Return the passes over all training rows that a trial takes."""
+    return hyperparameters.epochs * hyperparameters.data_fraction
+
+
+def evenly_spaced(rungs: int) -> tuple[int, ...]:
+    """Return that many rungs, of which the last is at the end of the longest trial."""
+    return tuple(round(LAST_RUNG * part / rungs) for part in range(1, rungs + 1))
+
+
+def partial_rungs(config: StudyConfig, passes: float, maximum_passes: float) -> tuple[int, ...]:
+    """Return the rungs of a trial beside its full evaluations, ascending.
+
+    Those of promotion are at the same shares of each trial: the first, and each `reduction_factor` times the one
+    before. After the same number of examples, a long trial would still have a higher learning rate than a short one.
+
+    Args:
+        config: the study.
+        passes: passes of this trial over all training rows.
+        maximum_passes: those of the study's longest trial.
+    """
+    if config.pruner != "promotion":
+        return evenly_spaced(config.evaluation.rungs)
+    shares = (config.first_rung * config.reduction_factor**power for power in range(10))
+    before_end = itertools.takewhile(lambda share: share < LAST_RUNG, shares)
+    return tuple(sorted({max(1, round(share * passes / maximum_passes)) for share in before_end}))
+
+
+def most_paused(config: StudyConfig) -> int:
+    """Return the largest number of trials that the pruner keeps paused: none with other pruners than promotion."""
+    return PLACES_PAUSED * len(partial_rungs(config, 1, 1)) if config.pruner == "promotion" else 0
 
 
 def fold_milestones(folds: int) -> tuple[Milestone, ...]:
@@ -66,10 +104,11 @@ def trial_milestones(
     evaluation = config.evaluation
     if evaluation.folds:
         return fold_milestones(evaluation.folds)
+    passes, longest = passes_of(hyperparameters), space.maximum_passes()
     return milestones(
-        passes=hyperparameters.epochs * hyperparameters.data_fraction,
-        maximum_passes=space.maximum_passes(),
-        rungs=0 if confirms else evaluation.rungs,
+        passes=passes,
+        maximum_passes=longest,
+        common=() if confirms else partial_rungs(config, passes, longest),
         full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
 
@@ -97,7 +136,7 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
         def affordable(full_reports: int) -> float:
             """Return the most validation rows scored at a rung, and the most training rows scored."""
             return min(
-                _rows_left(one, max(passes), train_rows, validation_rows, full_reports, asked.rungs) for one in passes
+                _rows_left(config, one, max(passes), train_rows, validation_rows, full_reports) for one in passes
             )
 
         counts = range(longest, 0, -1)
@@ -117,17 +156,19 @@ def _follows_scores(space: SearchSpace) -> bool:
 
 
 def _rows_left(
-    passes: float, longest: float, train_rows: int, validation_rows: int, full_reports: int, rungs: int
+    config: StudyConfig, passes: float, longest: float, train_rows: int, validation_rows: int, full_reports: int
 ) -> float:
     """Return the rows a trial can afford to score at a rung, and of training rows at each full evaluation."""
-    made = milestones(passes=passes, maximum_passes=longest, rungs=rungs, full_reports=full_reports)
+    partial = partial_rungs(config, passes, longest)
+    made = milestones(passes=passes, maximum_passes=longest, common=partial, full_reports=full_reports)
     affordable = ROWS_OF_A_STEP * passes * train_rows * MOST_OF_A_TRIAL / (1 - MOST_OF_A_TRIAL)
     return (affordable - full_reports * validation_rows) / len(made)
 
 
-LAST_RUNG = 1000
 MAX_TRIALS_AT_A_RUNG = 4
 """Most finished trials with a score at a rung that the median and the percentile pruner wait for."""
+PLACES_PAUSED = 4
+"""Places below the last promoted trial of a rung whose trials are paused; trials below them are pruned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,53 +204,85 @@ class AsynchronousMedianPruner(BasePruner):
 
 
 class PromotionPruner(BasePruner):
-    """Successive halving by promotion (Li et al. 2020, algorithm 2): a trial that may still be the best is never lost.
+    """Successive halving by promotion (Li et al. 2020, algorithm 2), with a limit on the number of checkpoints.
 
-    At each of its rungs a trial is paused, with its checkpoint, until it is among the best one of `reduction_factor` of
-    all that reached the rung; this includes the default. Rungs are the common ones at or after 1000 /
-    `reduction_factor`^k.
+    At each of its rungs a trial is paused, with its checkpoint, unless it is among the best one of `reduction_factor`
+    of all that reached that share of their training; it is promoted once it is. This includes the default. A trial more
+    than `PLACES_PAUSED` places below those is pruned.
     """
 
-    def __init__(self, *, first_rung: int, common_rungs: int, reduction_factor: int) -> None:
-        """Pause no trial before `first_rung`, in per mille; `common_rungs` are spaced evenly over the longest trial."""
+    def __init__(self, *, reduction_factor: int) -> None:
+        """Promote one of `reduction_factor` trials at each of their rungs, which are in their user attributes."""
         self._factor = reduction_factor
-        levels = [1000 / reduction_factor**power for power in range(1, 11)]
-        common = (round(1000 * math.ceil(level * common_rungs / 1000) / common_rungs) for level in levels)
-        self.rungs = {rung for rung in common if first_rung <= rung < LAST_RUNG}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Return true if `trial` is to be paused at its last rung."""
-        return trial.number in {one.number for one in self._beaten([trial], study.get_trials(deepcopy=False))}
+        """Return true if `trial` is to be paused or pruned at its last rung."""
+        return self._places_below([trial], study.get_trials(deepcopy=False))[trial.number] > 0
 
-    def set_aside(self, trials: Sequence[FrozenTrial], *, no_new_trials: bool = False) -> list[FrozenTrial]:
-        """Return the paused ones among `trials` that may be promoted, by the rung they reached, then by score.
+    def pauses(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+        """Return true if a trial that is not promoted at its last rung is paused rather than pruned."""
+        return self._places_below([trial], trials)[trial.number] <= PLACES_PAUSED
 
-        If `no_new_trials` come, the share is rounded up, so that at least one is trained to its end.
+    def held_back(self, trials: Sequence[FrozenTrial], *, places: int = 0, at_least: int = 0) -> list[FrozenTrial]:
+        """Return the paused ones among `trials` that are not promoted: the furthest first, then the best.
+
+        Args:
+            trials: all trials of the study.
+            places: only those more than this many places below the last promoted one.
+            at_least: least number of promoted trials at each rung.
         """
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        held = self._beaten(waiting, trials, rounded=math.ceil if no_new_trials else math.floor)
-        return sorted(held, key=lambda one: max(one.intermediate_values.items()), reverse=True)
+        below = self._places_below(waiting, trials, at_least)
+        held = (trial for trial in waiting if below[trial.number] > places)
+        return sorted(held, key=lambda one: max(scores_at_rungs(one).items()), reverse=True)
 
-    def _beaten(
-        self, among: Sequence[FrozenTrial], trials: Sequence[FrozenTrial], rounded: Callable[[float], int] = math.floor
-    ) -> list[FrozenTrial]:
-        """Return the trials whose score at their last rung is not among the best there."""
-        beaten = []
-        for trial in among:
-            if (rung := trial.last_step) is not None and rung in self.rungs:
-                scores = [one.intermediate_values[rung] for one in trials if rung in one.intermediate_values]
-                own = trial.intermediate_values[rung]
-                # A NaN counts as better than no score.
-                better = sum(score > own or (math.isnan(own) and not math.isnan(score)) for score in scores)
-                if better >= rounded(len(scores) / self._factor):
-                    beaten.append(trial)
-        return beaten
+    def _places_below(
+        self, some: Sequence[FrozenTrial], trials: Sequence[FrozenTrial], at_least: int = 0
+    ) -> dict[int, int]:
+        """Return by number how many places below the last promoted one at its last rung each trial is; 0 if promoted.
+
+        A NaN counts as the lowest score.
+        """
+        own = {trial.number: scores_at_rungs(trial) for trial in some}
+        scores: dict[int, list[float]] = {max(known): [] for known in own.values() if known}
+        for trial in trials:
+            for place in scores:
+                if (score := _score_at(trial, place)) is not None:
+                    scores[place].append(score)
+        below = dict.fromkeys(own, 0)
+        for trial in some:
+            known = own[trial.number]
+            place = max(known, default=-1)
+            if known and trial.last_step == rungs_of(trial)[place]:
+                better = sum(score > known[place] for score in scores[place])
+                promoted = max(at_least, len(scores[place]) // self._factor)
+                below[trial.number] = max(0, better + 1 - promoted)
+        return below
+
+
+def rungs_of(trial: FrozenTrial) -> Sequence[int]:
+    """Return the rungs at which a trial may be paused; none before it began."""
+    rungs: Sequence[int] = trial.user_attrs.get(RUNGS_ATTRIBUTE, ())
+    return rungs
+
+
+def scores_at_rungs(trial: FrozenTrial) -> dict[int, float]:
+    """Return place of a rung, counted from 0, -> score there, for the rungs that a trial has reached."""
+    reached = ((place, _score_at(trial, place)) for place in range(len(rungs_of(trial))))
+    return {place: score for place, score in reached if score is not None}
+
+
+def _score_at(trial: FrozenTrial, place: int) -> float | None:
+    """Return the score at one of a trial's rungs, with the lowest for NaN; None if it has not reached it."""
+    rungs = rungs_of(trial)
+    score = trial.intermediate_values.get(rungs[place]) if place < len(rungs) else None
+    return -math.inf if score is not None and math.isnan(score) else score
 
 
 def _asynchronous_median(config: StudyConfig) -> BasePruner:
     return AsynchronousMedianPruner(
         n_min_trials=min(MAX_TRIALS_AT_A_RUNG, config.search.pruner_startup_trials),
-        n_warmup_steps=config.evaluation.first_rung,
+        n_warmup_steps=config.first_rung,
     )
 
 
@@ -218,13 +291,13 @@ def _median(config: StudyConfig) -> BasePruner:
 
 
 def _among_finished(config: StudyConfig) -> dict[str, int]:
-    startup, first = config.search.pruner_startup_trials, config.evaluation.first_rung
+    startup, first = config.search.pruner_startup_trials, config.first_rung
     fewest = min(MAX_TRIALS_AT_A_RUNG, startup)
     return {"n_startup_trials": startup, "n_warmup_steps": first, "n_min_trials": fewest}
 
 
 def _halving(config: StudyConfig) -> dict[str, int]:
-    return {"min_resource": config.evaluation.first_rung, "reduction_factor": config.search.reduction_factor}
+    return {"min_resource": config.first_rung, "reduction_factor": config.reduction_factor}
 
 
 PRUNERS: Mapping[str, Pruner] = {
@@ -249,13 +322,9 @@ PRUNERS: Mapping[str, Pruner] = {
         lambda config: pruners.SuccessiveHalvingPruner(**_halving(config)),
     ),
     "promotion": Pruner(
-        "lets a trial wait with its checkpoint at each rung, until it is among the best of every few that came there",
+        "pauses a trial with its checkpoint at each rung until it is among the best one of every few that came there",
         "Li et al. 2020 (ASHA), algorithm 2",
-        lambda config: PromotionPruner(
-            first_rung=config.evaluation.first_rung,
-            common_rungs=max(1, config.evaluation.rungs),
-            reduction_factor=config.search.reduction_factor,
-        ),
+        lambda config: PromotionPruner(reduction_factor=config.reduction_factor),
     ),
     "hyperband": Pruner(
         "successive halving with a first rung that differs between brackets of trials",
@@ -271,9 +340,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "threshold": Pruner(
         "prunes what scores below a fixed bound",
         "Optuna's ThresholdPruner",
-        lambda config: pruners.ThresholdPruner(
-            lower=config.search.lowest_score, n_warmup_steps=config.evaluation.first_rung
-        ),
+        lambda config: pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=config.first_rung),
     ),
     "wilcoxon": Pruner(
         "prunes what a signed-rank test finds worse than the best trial, from five folds on",

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler, combination_key
+from hpo.search.pruners import scores_at_rungs
 from hpo.space.domains import Choice, Range
 from hpo.space.parameters import Condition, Parameter
 from hpo.space.search_space import SearchSpace
@@ -112,25 +113,25 @@ def _shifted(trial: FrozenTrial, shift: float) -> FrozenTrial:
     return shifted
 
 
-def windowed_study(
-    study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = (), *, shows_waiting: bool = False
-) -> Study:
+def windowed_study(study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = ()) -> Study:
     """Return a study reduced to a window of its trials, plus trials of earlier studies, all read once.
 
-    TPE reads them anew for every group of parameters. With `shows_waiting`, a trial paused at a rung looks pruned
-    there.
+    TPE reads them anew for every group of parameters.
     """
-    own = [_as_pruned(trial) if shows_waiting else trial for trial in study.get_trials(deepcopy=False)]
+    own = study.get_trials(deepcopy=False)
     seen = [*(trial for one in earlier for trial in one.beside(own)), *own]
-    return _fixed(study, window.of(seen) if window else seen)
+    return _fixed(study, [_with_rungs_as_steps(trial) for trial in (window.of(seen) if window else seen)])
 
 
-def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial that is paused at a rung as one that was pruned there, and any other unchanged."""
-    if trial.state != TrialState.WAITING or not trial.intermediate_values:
+def _with_rungs_as_steps(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial that is paused or was pruned as pruned at its last rung, counted, and any other unchanged.
+
+    TPE ranks pruned trials by their last step first. The same step must mean the same share of a trial's training.
+    """
+    if trial.state not in (TrialState.WAITING, TrialState.PRUNED) or not (scores := scores_at_rungs(trial)):
         return trial
     shown = copy.copy(trial)
-    shown.state = TrialState.PRUNED
+    shown.state, shown.intermediate_values = TrialState.PRUNED, scores
     return shown
 
 
@@ -161,7 +162,6 @@ class PerTrialSampler(BaseSampler):
         study_seed: int,
         together: Set[str] | None = None,
         window: Window | None = None,
-        shows_waiting: bool = False,
     ) -> None:
         """Keep a factory of samplers.
 
@@ -171,14 +171,13 @@ class PerTrialSampler(BaseSampler):
             together: parameters that it proposes jointly, by sampled names, which every trial must have; None to let it
                 infer them.
             window: limits on the finished trials that it sees; None for all, read anew for each use.
-            shows_waiting: True if trials paused at a rung look pruned in a window.
         """
         self.earlier: Sequence[EarlierTrials] = ()
         """Trials of earlier studies that it also learns from."""
         self._build = build
         self._study_seed = study_seed
         self._together = together
-        self._window, self._shows_waiting = window, shows_waiting
+        self._window = window
         self._seen: Study | None = None
         self._current = self._made("sampler")
 
@@ -217,7 +216,7 @@ class PerTrialSampler(BaseSampler):
         return self._current.sample_independent(self._seen or study, trial, param_name, param_distribution)
 
     def _windowed(self, study: Study) -> Study:
-        return windowed_study(study, self._window, self.earlier, shows_waiting=self._shows_waiting)
+        return windowed_study(study, self._window, self.earlier)
 
     def _made(self, *purpose: object) -> BaseSampler:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
@@ -246,7 +245,6 @@ def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
         ),
         study_seed=config.seed,
         window=TPE_WINDOW,
-        shows_waiting=config.pruner == "promotion",
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from hpo.store.studies import confirmation_of, opened_study
 from hpo.store.study_store import (
     CONFIRMS_ATTRIBUTE,
     METRIC_ATTRIBUTE,
+    RUNGS_ATTRIBUTE,
     STUDY_ROW,
     UID_ATTRIBUTE,
     UNSEEN_ATTRIBUTE,
@@ -126,6 +127,8 @@ class TrialResult:
     best_epoch: float | None
     rung: int | None
     """Rung of its newest evaluation, in per mille of the longest trial."""
+    rungs: tuple[int, ...] = ()
+    """The rungs at which the pruner `promotion` may pause it; empty with other pruners."""
     seconds: float | None
     seed: int | None
     device: str | None = None
@@ -339,6 +342,7 @@ def _trial(trial: FrozenTrial, attempt: RowMapping | None) -> TrialResult:
         validation=scores_from_json(scores) if scores else None,
         best_epoch=of_attempt.get("epoch"),
         rung=trial.last_step,
+        rungs=tuple(trial.user_attrs.get(RUNGS_ATTRIBUTE, ())),
         proposed_by=trial.user_attrs.get("proposed_by", ""),
         reason=of_attempt.get("reason") or "",
         configuration=with_later_fields(json.loads(of_attempt["configuration"])) if attempt else {},

@@ -29,6 +29,8 @@ UID_ATTRIBUTE = "hpo:uid"
 METRIC_ATTRIBUTE = "hpo:metric"
 CONFIRMS_ATTRIBUTE = "hpo:confirms"
 """Attribute of a study and its trials: the confirmed study, and the confirmed trial of it."""
+RUNGS_ATTRIBUTE = "rungs"
+"""Attribute of a trial: the rungs at which the pruner `promotion` may pause it."""
 UNSEEN_ATTRIBUTE = "hpo:unseen"
 """Attribute: true if a confirmation uses rows that the confirmed study never saw."""
 

@@ -1,5 +1,6 @@
 """Advice on the next search: sentences from significant findings among the trials of this one."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
@@ -17,9 +18,9 @@ from hpo.verdict.judgement import verdict_on
 from hpo.verdict.wording import amount, is_share
 
 ENOUGH_TRIALS = 12
-"""Completed trials below which there is no advice on hyperparameters."""
+"""Compared trials below which there is no advice on hyperparameters."""
 MANY_TRIALS = 50
-"""Completed trials below which such advice has a caution."""
+"""Compared trials below which such advice has a caution."""
 KINDS = 5
 """Kinds of tested advice: the gap, what the gap depends on, ends of ranges, what the score depends on, data."""
 SIGNIFICANCE = 0.05 / KINDS
@@ -109,19 +110,42 @@ def _ends(results: StudyResults) -> list[str]:
     Without the rank test there would be false advice: a sampler proposes more values like those that scored high by
     chance, so with pure noise four of the best five lie at some end of ten ranges in one search of six.
     """
-    if len(results.leaderboard) < ENOUGH_TRIALS or not results.space:
+    ranked = _ranked(results)
+    if len(_compared(results)) < ENOUGH_TRIALS or not results.space:
         return []
     space = SearchSpace.from_mapping(results.space, results.name)
     ends = [(parameter, upper) for parameter in space.parameters for upper in (False, True)]
-    ranked = _ranked(results)
     tried = [found for parameter, upper in ends if (found := _end(parameter, ranked, upper))]
     return [sentence for sentence, chance in tried if chance * len(tried) < SIGNIFICANCE and sentence]
 
 
 def _ranked(results: StudyResults) -> list[TrialResult]:
     """Return trials from best to worst: completed ones, then pruned ones, the earliest pruned last."""
-    pruned = [trial for trial in results.trials if trial.state == "PRUNED" and trial.ending == Ending.PRUNED]
-    return [*results.leaderboard, *sorted(pruned, key=lambda trial: (-(trial.rung or 0), -(trial.score or 0.0)))]
+    ended = (Ending.PRUNED, Ending.PAUSED)  # The second is that of a trial that was paused and then pruned.
+    pruned = [trial for trial in results.trials if trial.state == "PRUNED" and trial.ending in ended]
+    return [*results.leaderboard, *sorted(pruned, key=_standing, reverse=True)]
+
+
+def _standing(trial: TrialResult) -> tuple[float, float]:
+    """Return what trials are ranked by: how far they came, and their score there."""
+    reached = sum(rung <= (trial.rung or 0) for rung in trial.rungs) if trial.rungs else trial.rung or 0
+    return math.inf if trial.state == "COMPLETE" else reached, trial.score or 0.0
+
+
+def _compared(results: StudyResults) -> list[TrialResult]:
+    """Return the trials by which hyperparameters are compared: the completed ones; with `promotion` pruned ones too.
+
+    Rungs of `promotion` are at the same shares of all trials, so how far a trial came does not depend on its length.
+    """
+    ranked = _ranked(results)
+    return ranked if any(trial.rungs for trial in ranked) else list(results.leaderboard)
+
+
+def _ranks(trials: Sequence[TrialResult]) -> list[float]:
+    """Return the rank of each trial, the best with the highest, and equal ones with the same."""
+    standings = [_standing(trial) for trial in trials]
+    places = {standing: float(place) for place, standing in enumerate(sorted(set(standings)))}
+    return [places[standing] for standing in standings]
 
 
 def _end(parameter: Parameter, ranked: Sequence[TrialResult], upper: bool) -> tuple[str, float] | None:
@@ -191,7 +215,7 @@ def _noise(results: StudyResults) -> tuple[float, str] | None:
 
 def _importances(results: StudyResults) -> list[str]:
     """Name the hyperparameters that explain most of the ranks of trials, each by itself."""
-    trials = results.leaderboard
+    trials = _compared(results)
     names = dict.fromkeys(name for trial in trials for name in trial.parameters)
     tried = {name: found for name in names if (found := _explained(trials, name)) is not None}
     shares = [(share, name) for name, (share, p) in tried.items() if p * len(tried) < SIGNIFICANCE and share > 0]
@@ -201,7 +225,7 @@ def _importances(results: StudyResults) -> list[str]:
     named = ", ".join(f"{name} ({share:.0%})" for share, name in highest)
     rough = "" if len(trials) >= MANY_TRIALS else "; with so few trials this is rough"
     return [
-        f"Share of the variance of the ranks of {len(trials)} completed trials that each hyperparameter explains by "
+        f"Share of the variance of the ranks of {len(trials)} trials that each hyperparameter explains by "
         f"itself: {named}{rough}."
     ]
 
@@ -213,30 +237,31 @@ def _explained(trials: Sequence[TrialResult], name: str) -> tuple[float, float] 
     """
     parts = [part for part in _parts(trials, name) if len(part) > 1]
     count = sum(map(len, parts))
-    if len(parts) < 2 or count < ENOUGH_TRIALS or len({score for part in parts for score in part}) < 2:
+    if len(parts) < 2 or count < ENOUGH_TRIALS or len({rank for part in parts for rank in part}) < 2:
         return None
     found = stats.kruskal(*parts)
     return float((found.statistic - len(parts) + 1) / (count - len(parts))), float(found.pvalue)
 
 
 def _parts(trials: Sequence[TrialResult], name: str) -> list[list[float]]:
-    """Return the scores of trials grouped by a hyperparameter: by value, or by quarters of many numeric values."""
-    pairs = [(trial.parameters[name], trial.score or 0.0) for trial in trials if name in trial.parameters]
+    """Return the ranks of trials grouped by a hyperparameter: by value, or by quarters of many numeric values."""
+    ranked = zip(trials, _ranks(trials), strict=True)
+    pairs = [(trial.parameters[name], rank) for trial, rank in ranked if name in trial.parameters]
     values = [value for value, _ in pairs]
     if not all(map(is_number, values)) or len(set(values)) <= PARTS:
-        return [[score for other, score in pairs if other == value] for value in dict.fromkeys(values)]
-    ranked = sorted(pairs)
-    edges = [round(place * len(ranked) / PARTS) for place in range(PARTS + 1)]
-    return [[score for _, score in ranked[low:high]] for low, high in pairwise(edges)]
+        return [[rank for other, rank in pairs if other == value] for value in dict.fromkeys(values)]
+    along = sorted(pairs)
+    edges = [round(place * len(along) / PARTS) for place in range(PARTS + 1)]
+    return [[rank for _, rank in along[low:high]] for low, high in pairwise(edges)]
 
 
 def _little_data(results: StudyResults) -> list[str]:
     """Say whether scores rise with `data_fraction`, if it was searched."""
-    trials = results.leaderboard
-    found = _correlated(trials, ("data_fraction",), [trial.score or 0.0 for trial in trials]).get("data_fraction", 0.0)
+    trials = _compared(results)
+    found = _correlated(trials, ("data_fraction",), _ranks(trials)).get("data_fraction", 0.0)
     if found <= 0:
         return []
     return [
-        f"Over {len(trials)} completed trials scores rise with data_fraction (rank correlation "
+        f"Over {len(trials)} trials scores rise with data_fraction (rank correlation "
         f"{found:+.2f}): more training examples would likely help."
     ]

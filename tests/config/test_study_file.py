@@ -175,7 +175,8 @@ def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, 
 @pytest.mark.parametrize(
     ("values", "pruner"),
     [
-        ({}, "asynchronous_median"),
+        ({}, "promotion"),
+        ({"evaluation": {"rungs": 0}}, "asynchronous_median"),
         ({"evaluation": {"folds": 5}}, "wilcoxon"),
         ({"search": {"pruner": "none"}, "evaluation": {"folds": 5}}, "none"),
         ({"search": {"pruner": "threshold", "lowest_score": 0.5}, "evaluation": {"folds": 5}}, "threshold"),
@@ -239,7 +240,7 @@ def test_what_is_given_is_not_changed() -> None:
         (
             {"search": {"pruner": "wilcoxon"}},
             "study: search.pruner is wilcoxon, which compares trials fold by fold; give evaluation.folds, or choose "
-            "asynchronous_median.",
+            "promotion.",
         ),
         (
             {"search": {"pruner": "threshold"}},

@@ -189,13 +189,14 @@ def test_trials_side_by_side_are_compared_before_any_has_completed(sqlite_url: s
     assert actions == {0: Action.CONTINUE, 1: Action.CONTINUE, 2: Action.STOP, 3: Action.CONTINUE}
 
 
-def promoted(url: str, scores: Sequence[float]) -> list[tuple[int, int, str]]:
+def promoted(url: str, scores: Sequence[float], finalists: int = 0) -> list[tuple[int, int, str]]:
     """Search by promotion of one of two, each trial with a score of its own; return (trial, attempt, how it ended)."""
     config = study_at(
         url,
         search={"pruner": "promotion", "reduction_factor": 2},
-        evaluation={"rungs": len(RUNGS), "full_reports": 1},
+        evaluation={"full_reports": 1},
         budget={"trials": len(scores)},
+        confirmation={"finalists": finalists},
         space=SPACE | {"epochs": {"value": 3}},
     )
     endings, came_to = [], dict.fromkeys(range(len(scores)), 0)
@@ -205,11 +206,13 @@ def promoted(url: str, scores: Sequence[float]) -> list[tuple[int, int, str]]:
             for milestone in [point for point in one.milestones if point.rung > came_to[one.trial]]:
                 came_to[one.trial] = milestone.rung
                 report = report_at(one, milestone, scores[one.trial], decides=milestone.rung < 1000)
-                if coordinator.observe(report).action is Action.PAUSE:
-                    ending, report = Ending.PAUSED, None
+                action = coordinator.observe(report).action
+                if action is not Action.CONTINUE:
+                    ending, report = Ending.PAUSED if action is Action.PAUSE else Ending.PRUNED, None
                     break
             coordinator.finish(ended(one, ending, report))
             endings.append((one.trial, one.attempt, str(ending)))
+        coordinator.prune_held_back()
     return endings
 
 
@@ -218,16 +221,30 @@ def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(sqlite_url: st
     assert promoted(sqlite_url, [0.5, 0.4, 0.6]) == [
         (0, 1, "paused"), (1, 1, "paused"), (0, 2, "paused"), (2, 1, "completed"),
     ]  # fmt: skip
-    assert [trial.state.name for trial in plain_trials(sqlite_url)] == ["WAITING", "WAITING", "COMPLETE"]
+    assert [trial.state.name for trial in plain_trials(sqlite_url)] == ["PRUNED", "PRUNED", "COMPLETE"]
+
+
+def test_only_a_few_places_below_the_promoted_ones_are_paused(sqlite_url: str) -> None:
+    """Each trial is worse than all before: of nine the ninth is five places below the fourth, the last promoted."""
+    ended = promoted(sqlite_url, [1 - number / 100 for number in range(9)])
+    first = {trial: ending for trial, attempt, ending in ended if attempt == 1}
+    assert first == dict.fromkeys(range(8), "paused") | {8: "pruned"}
 
 
 def test_where_no_other_trial_comes_the_best_that_waits_is_trained_to_its_end(sqlite_url: str) -> None:
     assert promoted(sqlite_url, [0.5])[-1][::2] == (0, "completed")
 
 
-def test_auto_is_the_asynchronous_median_and_with_folds_wilcoxon() -> None:
+def test_as_many_as_are_to_be_confirmed_are_trained_to_their_end_beside_the_default(sqlite_url: str) -> None:
+    ended = promoted(sqlite_url, [0.5, 0.4, 0.6, 0.3], finalists=1)
+    assert {trial for trial, _, ending in ended if ending == "completed"} == {0, 2}
+
+
+def test_auto_is_promotion_where_there_are_rungs_and_with_folds_wilcoxon() -> None:
     url = "sqlite:///unused.db"
-    assert type(build_pruner(study_at(url, search={"pruner": "auto"}))).__name__ == "AsynchronousMedianPruner"
+    assert type(build_pruner(study_at(url, search={"pruner": "auto"}))).__name__ == "PromotionPruner"
+    only_full = study_at(url, search={"pruner": "auto"}, evaluation={"rungs": 0})
+    assert type(build_pruner(only_full)).__name__ == "AsynchronousMedianPruner"
     folds = study_at(url, search={"pruner": "auto"}, evaluation={"folds": 5})
     assert type(build_pruner(folds)).__name__ == "WilcoxonPruner"
 

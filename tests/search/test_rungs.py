@@ -9,14 +9,14 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import split_examples
 from hpo.messages import Dimensions, Milestone
-from hpo.search.pruners import fold_milestones, milestones, with_evaluation_defaults
+from hpo.search.pruners import evenly_spaced, fold_milestones, milestones, with_evaluation_defaults
 from hpo.search.trial_sizes import Workload
 from hpo.space.search_space import SearchSpace
 
 
 def test_a_known_answer() -> None:
     """A trial of 2 epochs in a study of 4: two full evaluations in its half, common rungs between them."""
-    assert milestones(passes=2, maximum_passes=4, rungs=8, full_reports=2) == (
+    assert milestones(passes=2, maximum_passes=4, common=evenly_spaced(8), full_reports=2) == (
         Milestone(rung=125, full=False),
         Milestone(rung=250, full=True),
         Milestone(rung=375, full=False),
@@ -25,16 +25,21 @@ def test_a_known_answer() -> None:
 
 
 @st.composite
-def studies(draw: st.DrawFn) -> dict[str, int]:
+def studies(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a study and one of its trials that is long enough for its full evaluations to fall apart."""
     maximum = draw(st.integers(1, 100))
     epochs = draw(st.integers(1, maximum))
     full = draw(st.integers(1, min(100, 1000 * epochs // maximum)))
-    return {"passes": epochs, "maximum_passes": maximum, "full_reports": full, "rungs": draw(st.integers(0, 100))}
+    return {
+        "passes": epochs,
+        "maximum_passes": maximum,
+        "full_reports": full,
+        "common": evenly_spaced(draw(st.integers(0, 100))),
+    }
 
 
 @given(studies())
-def test_every_trial_is_evaluated_in_full_as_often_the_last_time_at_its_own_end(study: dict[str, int]) -> None:
+def test_every_trial_is_evaluated_in_full_as_often_the_last_time_at_its_own_end(study: dict[str, Any]) -> None:
     made = milestones(**study)
     rungs = [milestone.rung for milestone in made]
     assert sum(milestone.full for milestone in made) == study["full_reports"]
@@ -45,27 +50,26 @@ def test_every_trial_is_evaluated_in_full_as_often_the_last_time_at_its_own_end(
 
 
 @given(studies(), studies())
-def test_trials_of_other_lengths_share_the_common_rungs(one: dict[str, int], other: dict[str, int]) -> None:
+def test_trials_of_other_lengths_share_the_common_rungs(one: dict[str, Any], other: dict[str, Any]) -> None:
     """A pruner compares trials at equal rungs: up to the end of the shorter one both stand on the same ones."""
-    common = {"rungs": one["rungs"]}
+    common = {"common": one["common"]}
     first, second = ({m.rung for m in milestones(**study | common)} for study in (one, other))
-    shared = {round(1000 * part / one["rungs"]) for part in range(1, one["rungs"] + 1)} if one["rungs"] else set()
     shorter = min(max(first), max(second))
-    assert {rung for rung in shared if rung < shorter} <= first & second
+    assert {rung for rung in one["common"] if rung < shorter} <= first & second
 
 
 @given(st.integers(1, 20), st.data())
 def test_full_evaluations_are_spread_evenly_over_the_trial(maximum: int, data: st.DataObject) -> None:
     epochs = data.draw(st.integers(1, maximum))
-    made = milestones(passes=epochs, maximum_passes=maximum, rungs=0, full_reports=4)
+    made = milestones(passes=epochs, maximum_passes=maximum, common=(), full_reports=4)
     length = 1000 * epochs / maximum
     for part, milestone in enumerate(made, start=1):
         assert abs(milestone.rung - length * part / 4) <= 0.5
 
 
 def test_a_trial_on_half_of_the_texts_ends_where_one_of_half_the_epochs_does() -> None:
-    half_the_texts = milestones(passes=4 * 0.5, maximum_passes=4, rungs=8, full_reports=2)
-    assert half_the_texts == milestones(passes=2, maximum_passes=4, rungs=8, full_reports=2)
+    half_the_texts = milestones(passes=4 * 0.5, maximum_passes=4, common=evenly_spaced(8), full_reports=2)
+    assert half_the_texts == milestones(passes=2, maximum_passes=4, common=evenly_spaced(8), full_reports=2)
 
 
 @given(st.integers(2, 50))
@@ -133,7 +137,7 @@ def test_evaluation_takes_a_tenth_of_a_trial_where_validation_is_a_quarter_of_it
 
 @pytest.mark.parametrize(
     ("rows", "validation_rows", "fulls", "part"),
-    [(600, 150, 1, 83), (600, 60, 2, 70), (10_000, 2500, 2, 200), (10_000, 1000, 5, 200), (600, 152, 6, 200)],
+    [(600, 150, 1, 41), (600, 60, 1, 56), (10_000, 2500, 2, 200), (10_000, 1000, 5, 166), (600, 152, 6, 200)],
 )
 def test_fewer_full_evaluations_where_more_would_take_long(
     rows: int, validation_rows: int, fulls: int, part: int
@@ -147,7 +151,7 @@ def test_what_is_asked_for_stands() -> None:
     assert evaluated(EPOCHS, 600, 150, full_reports=4, rung_rows=50).evaluation.full_reports == 4
     assert evaluated(EPOCHS, 600, 150, full_reports=4, rung_rows=50).evaluation.rung_rows == 50
     assert evaluated(EPOCHS, 600, 150, full_reports=4).evaluation.rung_rows == 100
-    assert evaluated(EPOCHS, 600, 60, rung_rows=30).evaluation.full_reports == 4
+    assert evaluated(EPOCHS, 600, 60, rung_rows=30).evaluation.full_reports == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from optuna.trial import BaseTrial, TrialState
 
 from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
-from hpo.messages import Assignment, Ending, Progress
+from hpo.messages import Action, Assignment, Ending, Progress
 from hpo.search.coordinator import Coordinator
 from hpo.search.proposals import MAX_DRAWS, TOO_LITTLE_TIME
 from hpo.space.domains import Value
@@ -115,6 +115,18 @@ def test_what_was_paused_before_any_completed_is_gone_on_with_however_long_it_ta
         clock.now += 60
     with led(config, clock=clock) as coordinator:
         assert train(coordinator, asked(coordinator, "last")).ending is Ending.COMPLETED
+
+
+def test_what_the_pruner_has_paused_is_resumed_if_no_new_trial_would_end_in_time(sqlite_url: str, clock: Clock) -> None:
+    config = study_at(sqlite_url, search={"pruner": "promotion"}, budget={"trials": None, "time": "1m"})
+    with led(config, clock=clock) as coordinator:
+        coordinator.expect(probed(3000.0), reserve=0.0)
+        first = asked(coordinator, "first")
+        report = replace(report_at(first, first.milestones[0], 0.5), seconds=300.0)
+        assert coordinator.observe(report).action is Action.PAUSE
+        coordinator.finish(ended(first, Ending.PAUSED))
+        then = asked(coordinator, "then")
+        assert (then.trial, then.attempt) == (0, 2)
 
 
 def test_a_trial_that_may_take_more_than_the_device_hours_is_paused_when_they_are_spent(

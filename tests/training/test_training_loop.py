@@ -66,11 +66,22 @@ def test_the_rate_reported_is_that_of_the_last_step(worker: Worker):
     assert [r.learning_rate for r in reports] == pytest.approx([1e-2 * (1 - step / 16) for step in (3, 7, 11, 15)])
 
 
-def test_rungs_decide_after_twenty_steps_and_warmup_but_not_at_the_end(worker: Worker):
-    chosen = tiny_hyperparameters(batch_size=2, warmup_ratio=0.0)
-    assert [r.decides for r in trained(worker, tiny_assignment(chosen))[0]] == [False, True, True, False]
-    warming = tiny_hyperparameters(batch_size=2, warmup_ratio=0.6)
-    assert [r.decides for r in trained(worker, tiny_assignment(warming))[0]] == [False, False, True, False]
+@pytest.mark.parametrize(
+    ("pruner", "warmup_ratio", "decides"),
+    [
+        ("median", 0.0, [False, True, True, False]),
+        ("median", 0.6, [False, False, True, False]),
+        ("promotion", 0.6, [False, True, True, False]),
+    ],
+)
+def test_rungs_decide_after_twenty_steps_and_warmup_but_not_at_the_end(
+    study: StudyConfig, pruner: str, warmup_ratio: float, decides: list[bool]
+):
+    """What is only paused is also paused in warm-up."""
+    search = study.search.model_copy(update={"pruner": pruner})
+    worker = open_worker(study.model_copy(update={"search": search}), load_splits(study.data, study.seed))
+    chosen = tiny_hyperparameters(batch_size=2, warmup_ratio=warmup_ratio)
+    assert [r.decides for r in trained(worker, tiny_assignment(chosen))[0]] == decides
 
 
 DEMANDING = {

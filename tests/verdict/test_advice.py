@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpo.messages import Ending
 from hpo.store.results import StudyResults
 from hpo.verdict.advice import advice
 from tests.verdict.confirmed import confirming, numbered, study, trial
@@ -198,9 +199,23 @@ def test_what_the_score_goes_with_is_named_with_a_caution_where_trials_are_few()
 
     whole = told(numbered(values, SPREAD))
 
-    assert "ranks of 20 completed trials that each hyperparameter explains by itself: optimizer (" in whole
+    assert "ranks of 20 trials that each hyperparameter explains by itself: optimizer (" in whole
     assert "dropout" not in whole
     assert "with so few trials this is rough" in whole
+
+
+def test_trials_paused_at_shares_of_their_own_length_are_compared_with_completed_ones() -> None:
+    """Five complete, which score lower than those that were pruned early: who came further ranks higher."""
+    values = {"optimizer": ["adamw"] * 5 + ["sgd"] * 15, "epochs": [2, 6] * 10}
+    ended = [
+        replace(one, state="PRUNED", ending=Ending.PAUSED, rung=62 * one.configuration["epochs"] // 6)
+        if one.number > 4 else one
+        for one in numbered(values, [0.4, 0.5, 0.45, 0.55, 0.6, *SPREAD[5:]])
+    ]  # fmt: skip
+    assert told(ended) == ""
+    promoted = [replace(one, rungs=(62 * one.configuration["epochs"] // 6,)) for one in ended]
+    assert "ranks of 20 trials that each hyperparameter explains by itself: optimizer (" in told(promoted)
+    assert "epochs" not in told(promoted)
 
 
 def test_a_best_value_in_the_middle_is_found_as_well() -> None:

@@ -30,7 +30,7 @@ def test_a_study_that_is_led(hpo: Hpo, sqlite_url: str) -> None:
     assert "in 7 h 59 min" in shown or "in 8 h 00 min" in shown
     assert "0.6125" in shown
     assert "scripted-0" in shown
-    assert "trial 1 waits: paused; resumes first (Cut by a signal)" in shown
+    assert "trial 1 waits: paused; resumes later (Cut by a signal)" in shown
     assert "begun trial 2, attempt 1: scripted-0" in shown
     assert content["led_by"].startswith("process ")
     assert content["standing"]["completed"] == 1

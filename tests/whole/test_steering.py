@@ -157,7 +157,7 @@ def test_an_interrupted_search_says_so_and_goes_on(
     assert "it resumes later" in cut.out
     shown = hpo("status").out
     assert "the last run ended" in shown
-    assert "trial 0 waits: paused; resumes first" in shown
+    assert "trial 0 waits: paused; resumes later" in shown
     assert hpo("run", study_file).code == 0
     [log] = tmp_path.glob("*.log")
     assert log.name == "hpo-tiny.log"
@@ -189,7 +189,7 @@ def test_a_search_that_its_deadline_ended_is_a_success(
     assert "The search ends at 20" in answer.out
     assert "trial 1 paused" in answer.out
     assert "Interrupted" not in answer.out
-    assert "trial 1 waits: paused; resumes first" in hpo("status").out
+    assert "trial 1 waits: paused; resumes later" in hpo("status").out
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {

@@ -43,7 +43,7 @@ from hpo.search.budget import Limits, limits_of
 from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import demands_of
 from hpo.search.proposals import weights_kept
-from hpo.search.pruners import with_evaluation_defaults
+from hpo.search.pruners import most_paused, with_evaluation_defaults
 from hpo.search.trial_sizes import cheapest, dearest, slowest
 from hpo.search.warm_start import carried_notes, read_earlier
 from hpo.space.search_space import SearchSpace
@@ -174,6 +174,7 @@ def _concluded(found: _Findings, now: datetime) -> Check:
         seconds_left=None if limits.deadline is None else max(0.0, limits.deadline - kept - now.timestamp()),
         device_seconds=limits.device_seconds,
         kept_weights=weights_kept(config),
+        paused=most_paused(config),
     )
     shortest = None if forecast.trial_seconds is None else forecast.trial_seconds[0]
     free, refusals = _free_bytes(config), _refusals(found.extremes)

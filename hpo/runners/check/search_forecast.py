@@ -63,6 +63,8 @@ class Forecast:
     """Seconds of training, summed over the workers; None without such a limit."""
     kept_weights: int
     """Number of trials whose weights are kept during the search."""
+    paused: int = 0
+    """Largest number of trials that the pruner keeps paused, with their checkpoints."""
 
     @property
     def trial_seconds(self) -> tuple[float, float] | None:
@@ -88,11 +90,12 @@ class Forecast:
 
     @property
     def disk_bytes(self) -> int:
-        """Peak disk usage: two checkpoints of each worker's trial, the weights it writes, and those kept."""
+        """Peak disk usage: two checkpoints of each worker's trial, those of paused trials, and the weights of some."""
         probes = [extreme.probe for extreme in self.extremes.values() if extreme.fits]
         checkpoint = max((probe.checkpoint_bytes for probe in probes), default=0)
         weights = max((probe.weights_bytes for probe in probes), default=0)
-        return 2 * self.workers * checkpoint + (self.workers + self.kept_weights) * weights
+        paused = self.paused if self.trials is None else min(self.paused, self.trials)
+        return (2 * self.workers + paused) * checkpoint + (self.workers + self.kept_weights) * weights
 
     def _fitting(self, each: float) -> int:
         of_time = math.inf if self.seconds_left is None else self.workers * (self.seconds_left // each)

@@ -19,7 +19,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.parsing import Typed, read_model
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Assignment, Ending
-from hpo.search.pruners import milestones
+from hpo.search.pruners import LAST_RUNG, milestones, passes_of
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import Database
 from hpo.store.results import Evaluation, TrialResult, read_history, read_search
@@ -28,7 +28,6 @@ FORMAT = "hpo-curves"
 MARK = f'{{"format": "{FORMAT}"'
 """How a recording begins."""
 VERSION = 1
-LAST_RUNG = 1000
 ENDED = (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE)
 """Endings that say something of the configuration; an error or a pause does not."""
 TRAIN_ROWS = 2000
@@ -88,11 +87,6 @@ class CurveSource(Protocol):
         """Return the score that its configuration has at its end, free of the noise of one seed."""
 
 
-def passes_of(hyperparameters: Hyperparameters) -> float:
-    """Return the passes over all training rows that a trial takes."""
-    return hyperparameters.epochs * hyperparameters.data_fraction
-
-
 def export_curves(database: Database, study: str | None = None) -> Recording:
     """Return the curves of a study's trials that completed, were pruned or could not be trained.
 
@@ -125,7 +119,7 @@ def export_curves(database: Database, study: str | None = None) -> Recording:
 def _curve(trial: TrialResult, told: Sequence[Evaluation], space: SearchSpace, *, folds: bool) -> Curve:
     hyperparameters = Hyperparameters(**trial.configuration)
     longest = float(space.maximum_passes())
-    (end,) = milestones(passes=passes_of(hyperparameters), maximum_passes=longest, rungs=0, full_reports=1)
+    (end,) = milestones(passes=passes_of(hyperparameters), maximum_passes=longest, common=(), full_reports=1)
     return Curve(
         hyperparameters=hyperparameters,
         length=LAST_RUNG if folds else end.rung,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName
 from hpo.messages import Assignment, Ending, Milestone
-from hpo.runners.replay.curves import Curve, Point, passes_of
+from hpo.runners.replay.curves import Curve, Point
+from hpo.search.pruners import passes_of
 from hpo.search.samplers import derived_seed
 
 ADAMW_RATE = 3e-5

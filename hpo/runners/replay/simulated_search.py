@@ -22,11 +22,12 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Assignment, Decision, Dimensions, Ending, Milestone, Outcome, Probe, Report, Timed
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.replay.curves import LAST_RUNG, TRAIN_ROWS, CurveSource, passes_of
+from hpo.runners.replay.curves import TRAIN_ROWS, CurveSource
 from hpo.runners.replay.worker_pool import SIMULATION_START, ReplayWorkerPool, VirtualClock, steps_of
 from hpo.search.coordinator import Coordinator
 from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import refuse_unfit_search, space_of_study
+from hpo.search.pruners import LAST_RUNG, passes_of
 from hpo.search.study_opening import leading
 from hpo.search.trial_sizes import Workload, cheapest, dearest
 from hpo.search.warm_start import absolute
@@ -224,7 +225,7 @@ def _probe(source: CurveSource, hyperparameters: Hyperparameters) -> Probe:
     return Probe(feasible=curve.ending is not Ending.INFEASIBLE, timed=timed)
 
 
-SHIPPED = "search.pruner=asynchronous_median,median,successive_halving,hyperband,none"
+SHIPPED = "search.pruner=promotion,asynchronous_median,median,successive_halving,hyperband,none"
 SHIPPED_FOR_FOLDS = f"search.pruner={','.join(name for name in FOLD_PRUNERS if name != 'threshold')}"
 """What is compared where nothing else is asked for; `threshold` needs a score that nobody knows beforehand."""
 BEYOND_NOISE = 2.0

@@ -24,7 +24,7 @@ from hpo.messages import Capacity
 from hpo.search.budget import has_stalled
 from hpo.search.forecasts import Forecasts
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
-from hpo.search.pruners import PromotionPruner, build_pruner, partial_rungs, passes_of
+from hpo.search.pruners import PromotionPruner, build_pruner, is_default, partial_rungs, passes_of
 from hpo.search.samplers import (
     SAMPLERS,
     FixedTrials,
@@ -188,12 +188,13 @@ class Proposals:
         return self._pruner.held_back(self.store.trials.get_all(), at_least=at_least)
 
     def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
-        """Return the paused trials to resume if no new one comes: all, but without a deadline only the best.
+        """Return the paused trials to resume if no new one comes: all, but without a deadline only some.
 
-        These are as many as are confirmed, and one more because the default may be among them.
+        These are as many of the best as are confirmed, and the default.
         """
-        held = self._held_back(1 + self.config.confirmation.finalists) if math.isinf(request.seconds) else []
-        return [trial for trial in self._held_back() if trial not in held]
+        best = 1 + self.config.confirmation.finalists
+        held = self._held_back(best) if math.isinf(request.seconds) else []
+        return [trial for trial in self._held_back() if trial not in held or is_default(trial)]
 
     def _slow_proposal(self) -> SlowProposal | None:
         """Return the request that a slow sampler propose first; None if it has, or if the sampler is fast."""

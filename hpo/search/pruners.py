@@ -207,8 +207,8 @@ class PromotionPruner(BasePruner):
     """Successive halving by promotion (Li et al. 2020, algorithm 2), with a limit on the number of checkpoints.
 
     At each of its rungs a trial is paused, with its checkpoint, unless it is among the best one of `reduction_factor`
-    of all that reached that share of their training; it is promoted once it is. This includes the default. A trial more
-    than `PLACES_PAUSED` places below those is pruned.
+    of all that reached that share of their training; it is promoted once it is. A trial more than `PLACES_PAUSED`
+    places below those is pruned. The default is paused, but not pruned, because the others are compared with it.
     """
 
     def __init__(self, *, reduction_factor: int) -> None:
@@ -256,8 +256,14 @@ class PromotionPruner(BasePruner):
             if known and trial.last_step == rungs_of(trial)[place]:
                 better = sum(score > known[place] for score in scores[place])
                 promoted = max(at_least, len(scores[place]) // self._factor)
-                below[trial.number] = max(0, better + 1 - promoted)
+                most = PLACES_PAUSED if is_default(trial) else len(scores[place])
+                below[trial.number] = max(0, min(most, better + 1 - promoted))
         return below
+
+
+def is_default(trial: FrozenTrial) -> bool:
+    """Return true for a trial of the default configuration."""
+    return trial.user_attrs.get("proposed_by") == "default"
 
 
 def rungs_of(trial: FrozenTrial) -> Sequence[int]:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import PrunerName
 from hpo.config.times import humanized
 from hpo.distributed.rank_group import EndedOnOtherRank
 from hpo.errors import error_line
@@ -29,12 +31,19 @@ from hpo.training.run_state import FoldRun, RunState, circumstances_of, fold_run
 from hpo.training.schedules import warmup_steps
 
 SECONDS_BETWEEN_PROGRESS = 1.0
-LEAST_STEPS_TO_DECIDE = 20
+LEAST_STEPS_TO_PRUNE = 20
 
 Message = Report | Progress | Outcome
 End = tuple[Ending, str]
 
 logger = logging.getLogger(__name__)
+
+
+def steps_to_prune(pruner: PrunerName, hyperparameters: Hyperparameters, total_steps: int) -> int:
+    """Return the steps after which a pruner may act: 20, and those of warm-up; none if it pauses trials first."""
+    if pruner == "promotion":
+        return 0
+    return max(LEAST_STEPS_TO_PRUNE, warmup_steps(hyperparameters, total_steps))
 
 
 class _Interrupted(Exception):
@@ -313,9 +322,8 @@ class Run:
         ended = training.taken == training.total_steps
         if fold_run.fold is not None:
             return ended and not fold_run.last
-        sets_aside = self._context.config.pruner == "promotion"
-        warmup = 0 if sets_aside else warmup_steps(self._hyperparameters, training.total_steps)
-        return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
+        least = steps_to_prune(self._context.config.pruner, self._hyperparameters, training.total_steps)
+        return training.taken >= least and not ended
 
     def _next(self, fold_run: FoldRun, training: OptimizerStep) -> tuple[bool, End | None]:
         """Return true if a checkpoint is to be written now, and the end of a trial that is to end."""

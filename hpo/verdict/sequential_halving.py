@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.config.study_file import ConfirmationConfig
+from hpo.messages import Ending
 from hpo.store.results import StudyResults, TrialResult
 
 NO_SCORE = -math.inf
@@ -138,10 +139,15 @@ def race_of(results: StudyResults, config: ConfirmationConfig, trials: int | Non
         return None
     return Race(
         finalists=tuple(trial.number for trial in rivals),
-        default=default.number if default is not None and default.state == "COMPLETE" else None,
+        default=default.number if default is not None and _can_be_trained(default) else None,
         runs=min(runs, most_runs(len(rivals), config.seeds)),
         seeds=config.seeds,
     )
+
+
+def _can_be_trained(trial: TrialResult) -> bool:
+    """Return true for a trial that has completed, or that was only paused or pruned on the way."""
+    return bool(trial.configuration) and trial.ending in (Ending.COMPLETED, Ending.PAUSED, Ending.PRUNED)
 
 
 def distinct(results: StudyResults) -> list[TrialResult]:

@@ -217,18 +217,22 @@ def promoted(url: str, scores: Sequence[float], finalists: int = 0) -> list[tupl
 
 
 def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(sqlite_url: str) -> None:
-    """The default waits for a second trial, which it beats; the third beats both, and overtakes it."""
+    """The default waits for a second trial, which it beats; the third beats both. At the end the default resumes."""
     assert promoted(sqlite_url, [0.5, 0.4, 0.6]) == [
-        (0, 1, "paused"), (1, 1, "paused"), (0, 2, "paused"), (2, 1, "completed"),
+        (0, 1, "paused"), (1, 1, "paused"), (0, 2, "paused"), (2, 1, "completed"), (0, 3, "completed"),
     ]  # fmt: skip
-    assert [trial.state.name for trial in plain_trials(sqlite_url)] == ["PRUNED", "PRUNED", "COMPLETE"]
+    assert [trial.state.name for trial in plain_trials(sqlite_url)] == ["COMPLETE", "PRUNED", "COMPLETE"]
 
 
 def test_only_a_few_places_below_the_promoted_ones_are_paused(sqlite_url: str) -> None:
-    """Each trial is worse than all before: of nine the ninth is five places below the fourth, the last promoted."""
-    ended = promoted(sqlite_url, [1 - number / 100 for number in range(9)])
+    """Each trial is worse than all before: of nine the ninth is five places below the fourth, the last promoted.
+
+    The default stays paused, although it is worse than most, and is trained to its end.
+    """
+    ended = promoted(sqlite_url, [0.1, *(1 - number / 100 for number in range(8)), 0.05])
     first = {trial: ending for trial, attempt, ending in ended if attempt == 1}
-    assert first == dict.fromkeys(range(8), "paused") | {8: "pruned"}
+    assert first == dict.fromkeys(range(9), "paused") | {9: "pruned"}
+    assert {trial for trial, _, ending in ended if ending == "completed"} == {0, 1}
 
 
 def test_where_no_other_trial_comes_the_best_that_waits_is_trained_to_its_end(sqlite_url: str) -> None:
@@ -236,8 +240,8 @@ def test_where_no_other_trial_comes_the_best_that_waits_is_trained_to_its_end(sq
 
 
 def test_as_many_as_are_to_be_confirmed_are_trained_to_their_end_beside_the_default(sqlite_url: str) -> None:
-    ended = promoted(sqlite_url, [0.5, 0.4, 0.6, 0.3], finalists=1)
-    assert {trial for trial, _, ending in ended if ending == "completed"} == {0, 2}
+    ended = promoted(sqlite_url, [0.2, 0.4, 0.6, 0.3], finalists=1)
+    assert {trial for trial, _, ending in ended if ending == "completed"} == {0, 1, 2}
 
 
 def test_auto_is_promotion_where_there_are_rungs_and_with_folds_wilcoxon() -> None:

@@ -71,13 +71,13 @@ def test_the_rate_reported_is_that_of_the_last_step(worker: Worker):
     [
         ("median", 0.0, [False, True, True, False]),
         ("median", 0.6, [False, False, True, False]),
-        ("promotion", 0.6, [False, True, True, False]),
+        ("promotion", 0.6, [True, True, True, False]),
     ],
 )
 def test_rungs_decide_after_twenty_steps_and_warmup_but_not_at_the_end(
     study: StudyConfig, pruner: str, warmup_ratio: float, decides: list[bool]
 ):
-    """What is only paused is also paused in warm-up."""
+    """What is only paused may be paused at once."""
     search = study.search.model_copy(update={"pruner": pruner})
     worker = open_worker(study.model_copy(update={"search": search}), load_splits(study.data, study.seed))
     chosen = tiny_hyperparameters(batch_size=2, warmup_ratio=warmup_ratio)

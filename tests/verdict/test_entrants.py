@@ -1,10 +1,12 @@
 """Entrants of a confirmation: the best configurations of a search, each once, and its default."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hpo.config.study_file import ConfirmationConfig
+from hpo.messages import Ending
 from hpo.verdict.sequential_halving import Race, distinct, race_of
 from tests.verdict.confirmed import study, trial
 
@@ -47,6 +49,12 @@ def test_a_default_that_did_not_complete_takes_no_part() -> None:
 
     assert found is not None
     assert found.default is None
+
+
+@pytest.mark.parametrize("state", ["PRUNED", "WAITING"])
+def test_a_default_that_was_paused_takes_part(state: str) -> None:
+    paused = replace(trial(0, 0.3), state=state, ending=Ending.PAUSED)
+    assert race([paused, *MANY[1:]]) == race()
 
 
 def test_each_configuration_counts_once_and_the_default_not_at_all() -> None:

@@ -105,7 +105,7 @@ def simulate(
     clock, workers = VirtualClock(starts_at), config.compute.workers or 1
     progress_every = min(PROGRESS_SECONDS, 60 * config.compute.hang_minutes / 2)
     pool = ReplayWorkerPool(
-        workers, source, clock, metric=metric, progress_every=progress_every, sets_aside=config.pruner == "promotion"
+        workers, source, clock, metric=metric, progress_every=progress_every, pruner=config.pruner
     )  # fmt: skip
     stop = Event()
     record = _Record(clock, source, lambda winner: stop.set() if until(winner) else None)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import PrunerName
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report, Scores
 from hpo.runners.replay.curves import TRAIN_ROWS, Curve, CurveSource
 from hpo.runners.worker_pool import WorkerMessage
 from hpo.training.milestones import steps_per_epoch
-from hpo.training.run import LEAST_STEPS_TO_DECIDE, Message
-from hpo.training.schedules import warmup_steps
+from hpo.training.run import Message, steps_to_prune
 
 SCORED_ROWS = {True: 1000, False: 200}
 """Validation rows of an evaluation, full or not."""
@@ -32,14 +32,13 @@ class ReplayedAttempt:
         began: float,
         progress_every: float,
         metric: str,
-        sets_aside: bool = False,
+        pruner: PrunerName = "none",
     ) -> None:
         """Begin at `began`, in seconds since 1970, with a message at least every `progress_every` seconds."""
         self.assignment, self.began, self.since = assignment, began, began
         self._curve, self._progress_every, self._metric = curve, progress_every, metric
         self._steps = steps_of(assignment.hyperparameters, curve.train_rows)
-        # Whoever is only set aside may be in warm-up.
-        self._warmup = 0 if sets_aside else warmup_steps(curve.hyperparameters, self._steps)
+        self._least_steps = steps_to_prune(pruner, curve.hyperparameters, self._steps)
         self._last_message_at = self._paused_at = began
         self._evaluations = self._full_since_best = 0
         self._best: Report | None = None
@@ -118,7 +117,7 @@ class ReplayedAttempt:
             attempt=self.assignment.attempt,
             rung=point.rung,
             full=milestone.full,
-            decides=max(LEAST_STEPS_TO_DECIDE, self._warmup) <= step < self._steps,
+            decides=self._least_steps <= step < self._steps,
             step=step,
             epoch=share * hyperparameters.epochs,
             examples_seen=round(share * examples_of(hyperparameters)),
@@ -209,7 +208,7 @@ class ReplayWorkerPool:
         *,
         metric: str,
         progress_every: float,
-        sets_aside: bool = False,
+        pruner: PrunerName = "none",
     ) -> None:
         """Make workers that are open.
 
@@ -219,10 +218,10 @@ class ReplayWorkerPool:
             clock: the one that the coordinator and the dispatch go by.
             metric: what the source's scores are called.
             progress_every: seconds after which a worker in training sends its progress, if there is nothing else.
-            sets_aside: whether the study's pruner only sets trials aside.
+            pruner: the study's.
         """
         self._source, self._clock, self._metric, self._progress_every = source, clock, metric, progress_every
-        self._sets_aside = sets_aside
+        self._pruner = pruner
         self._paused: dict[int, ReplayedAttempt] = {}
         self._training: dict[str, ReplayedAttempt | None] = {f"replay-{number}": None for number in range(workers)}
         self._capacities = {name: Capacity(worker=name, device="cpu") for name in self._training}
@@ -293,7 +292,7 @@ class ReplayWorkerPool:
             began=self._clock(),
             progress_every=self._progress_every,
             metric=self._metric,
-            sets_aside=self._sets_aside,
+            pruner=self._pruner,
         )
 
     def _advance(self, name: str) -> None:

@@ -7,19 +7,22 @@ is drawn otherwise, so it has the score of another seed.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits
+from hpo.data.stratify import stratified_sample
 from hpo.export.exported_file import Exported, Expressible, only, refuse_inexpressible, study_wide
 from hpo.export.python_script import needed
 from hpo.export.templates import rendered
 from hpo.export.training_arguments import FIELDS as OF_TRAINER
 from hpo.export.training_arguments import arguments_of
 from hpo.metrics.classification import SCORES
-from hpo.metrics.metric import SelectionMetric
+from hpo.metrics.multi_label import RATIOS
 from hpo.model.lora import ATTENTION
 from hpo.tasks.classification import Classification
+from hpo.tasks.multi_label import MultiLabel
+from hpo.tasks.protocol import Task
 from hpo.tasks.registry import task_of
 from hpo.tasks.regression import Regression
 
@@ -28,7 +31,7 @@ MARK = '"""Trains one configuration of LoRA that a search by hpo found'
 ROWS_MARK = '{\n  "kind": "hpo rows",'
 """How the file of rows begins."""
 NEEDED = ("peft", "scikit-learn")
-MEANS = ("macro", "micro", "weighted")
+MEANS = ("macro", "micro", "weighted", "samples")
 FIELDS: Mapping[str, Expressible] = {
     **OF_TRAINER,
     "method": only("lora", "method", "--format training-arguments, or python"),
@@ -37,20 +40,44 @@ FIELDS: Mapping[str, Expressible] = {
 """Every hyperparameter -> what of it can be said."""
 LABELS, NUMBERS = "outputs.argmax(axis=1)", "outputs.ravel()"
 PROBABILITIES = "softmax(outputs.astype(float), axis=1)"
-METRICS: Mapping[str, tuple[str, str]] = {
-    "accuracy": (LABELS, "accuracy_score(true, said)"),
-    "balanced_accuracy": (LABELS, "balanced_accuracy_score(true, said)"),
-    "matthews": (LABELS, "matthews_corrcoef(true, said)"),
-    "neg_log_loss": (PROBABILITIES, "-log_loss(true, said, labels=range(len(LABELS)))"),
-    "roc_auc": (PROBABILITIES, 'roc_auc_score(true, said, multi_class="ovr")'),
-    "average_precision": (PROBABILITIES, "average_precision_score(true, said)"),
-    "pearson": (NUMBERS, "pearsonr(true, said).statistic"),
-    "spearman": (NUMBERS, "spearmanr(true, said).statistic"),
-    "r2": (NUMBERS, "r2_score(true, said)"),
-    "neg_rmse": (NUMBERS, "-SD * root_mean_squared_error(true, said)"),
-    "neg_mae": (NUMBERS, "-SD * mean_absolute_error(true, said)"),
+OF_LABELS, DECISIONS = "probabilities[:rows]", "probabilities[:rows] >= thresholds"
+
+
+class Score(NamedTuple):
+    """A metric in the script."""
+
+    said: str
+    """What it takes of the network's outputs."""
+    function: str
+    """Its function, of scikit-learn or scipy."""
+    call: str = "{}(true, said)"
+    """The call of that."""
+
+
+METRICS: Mapping[str, Mapping[str, Score]] = {
+    "classification": {
+        "accuracy": Score(LABELS, "accuracy_score"),
+        "balanced_accuracy": Score(LABELS, "balanced_accuracy_score"),
+        "matthews": Score(LABELS, "matthews_corrcoef"),
+        "neg_log_loss": Score(PROBABILITIES, "log_loss", "-{}(true, said, labels=range(len(LABELS)))"),
+        "roc_auc": Score(PROBABILITIES, "roc_auc_score", '{}(true, said, multi_class="ovr")'),
+        "average_precision": Score(PROBABILITIES, "average_precision_score"),
+    },
+    "regression": {
+        "pearson": Score(NUMBERS, "pearsonr", "{}(true, said).statistic"),
+        "spearman": Score(NUMBERS, "spearmanr", "{}(true, said).statistic"),
+        "r2": Score(NUMBERS, "r2_score"),
+        "neg_rmse": Score(NUMBERS, "root_mean_squared_error", "-SD * {}(true, said)"),
+        "neg_mae": Score(NUMBERS, "mean_absolute_error", "-SD * {}(true, said)"),
+    },
+    "multi_label": {
+        "accuracy": Score(DECISIONS, "accuracy_score"),
+        "roc_auc": Score(OF_LABELS, "roc_auc_score"),
+        "average_precision": Score(OF_LABELS, "average_precision_score"),
+        "neg_log_loss": Score(OF_LABELS, "log_loss", "-len(LABELS) * {}(true.ravel(), said.ravel(), labels=[0, 1])"),
+    },
 }
-"""Metric -> what it takes of the network's outputs, and its call by scikit-learn or scipy; F scores are made."""
+"""Task -> metric -> its score; those that are averages over labels are made."""
 
 
 def peft_script(exported: Exported, splits: Splits) -> str:
@@ -60,20 +87,22 @@ def peft_script(exported: Exported, splits: Splits) -> str:
         ConfigurationError: it cannot do all of it, which names what.
     """
     task, targets = task_of(exported.task, splits), exported.hyperparameters.lora_targets
-    refuse_inexpressible("The script", FIELDS, exported, [*study_wide(exported), *_beside(exported, task.metric)])
-    assert isinstance(task, Classification | Regression)
+    refuse_inexpressible("The script", FIELDS, exported, [*study_wide(exported), *_beside(task)])
+    assert isinstance(task, Classification | Regression | MultiLabel)
     assert targets is not None
-    said, call = _scored_by(task.metric, task)
+    score = _score(exported.task.name, task)
     return rendered(
         "peft_script.py.jinja",
         mark=MARK,
         exported=exported,
         task=task,
-        labels=dict(enumerate(task.label_names)) if isinstance(task, Classification) else None,
+        labels=None if isinstance(task, Regression) else dict(enumerate(task.label_names)),
+        is_multi_label=isinstance(task, MultiLabel),
+        fits_training=_fits_training(task, splits),
         needed=needs(exported),
-        said=said,
-        call=call,
-        function=call.split("(")[0].lstrip("-SD* "),
+        said=score.said,
+        function=score.function,
+        call=score.call.format(score.function),
         attention=ATTENTION,
         ends=tuple(f".{name}" for name in targets.split(",")),
         arguments=_arguments(exported),
@@ -86,7 +115,7 @@ def needs(exported: Exported) -> str:
 
 
 def rows_json(exported: Exported, splits: Splits) -> str:
-    """Return the rows of training and validation as the script reads them."""
+    """Return the rows of training and validation as the script reads them, and those that thresholds are fitted to."""
     task = task_of(exported.task, splits)
 
     def lines(examples: Examples) -> str:
@@ -98,34 +127,51 @@ def rows_json(exported: Exported, splits: Splits) -> str:
         rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
         return ",\n    ".join(map(json.dumps, rows))
 
-    train, validation = lines(splits.train), lines(splits.validation)
-    return f'{ROWS_MARK}\n  "train": [\n    {train}\n  ],\n  "validation": [\n    {validation}\n  ]\n}}\n'
+    parts = {"train": splits.train, "validation": splits.validation}
+    if _fits_training(task, splits):
+        parts["thresholds"] = splits.train.take(_fitting_rows(exported, splits, task))
+    written = ",\n  ".join(f'"{name}": [\n    {lines(examples)}\n  ]' for name, examples in parts.items())
+    return f"{ROWS_MARK}\n  {written}\n}}\n"
 
 
-def _beside(exported: Exported, metric: SelectionMetric) -> list[tuple[str, str]]:
+def _fits_training(task: Task[Any], splits: Splits) -> bool:
+    """Return whether thresholds are fitted to training rows, as validation is to judge them."""
+    return isinstance(task, MultiLabel) and splits.confirmation is None
+
+
+def _fitting_rows(exported: Exported, splits: Splits, task: Task[Any]) -> list[int]:
+    """Return the training rows that thresholds are fitted to: those of the search."""
+    strata = task.strata(task.targets(splits.train.labels))
+    most = min(exported.evaluation.part_rows, splits.validation.rows)
+    return list(map(int, stratified_sample(strata, most, exported.study_seed)))
+
+
+def _beside(task: Task[Any]) -> list[tuple[str, str]]:
     """Return (what, nearest) of what it cannot say and is no hyperparameter."""
     found = []
-    if exported.task.name == "multi_label":
-        found.append(("task.name multi_label", "hpo train, which writes an adapter"))
-    if metric.name == "neg_calibration_error":
-        found.append((f"the metric {metric.name}", "its function, called in compute_metrics"))
+    if isinstance(task, MultiLabel) and len(task.label_names) == 1:
+        found.append(("task.name multi_label of a single label", "task.name classification"))
+    if task.metric.name == "neg_calibration_error":
+        found.append((f"the metric {task.metric.name}", "its function, called in compute_metrics"))
     return found
 
 
-def _scored_by(metric: SelectionMetric, task: Classification | Regression) -> tuple[str, str]:
-    """Return what a metric takes of the network's outputs, and its call."""
+def _score(name: str, task: Classification | Regression | MultiLabel) -> Score:
+    """Return the score of a task's metric."""
+    metric = task.metric
     mean, _, score = metric.name.rpartition("_")
     positive = None
     if isinstance(task, Classification) and metric.positive is not None:
         positive = task.label_names.index(metric.positive)
-    if score in SCORES and mean in ("", *MEANS):
+    if score in (*SCORES, *RATIOS) and mean in ("", *MEANS):
         of = f'average="{mean}", labels=range(len(LABELS))' if mean else f"pos_label={positive}"
         beta = f"beta={metric.beta}, " if score == "fbeta" else ""
-        return LABELS, f"{score}_score(true, said, {beta}{of}, zero_division=0)"
-    said, call = METRICS[metric.name]
+        said = DECISIONS if isinstance(task, MultiLabel) else LABELS
+        return Score(said, f"{score}_score", f"{{}}(true, said, {beta}{of}, zero_division=0)")
+    found = METRICS[name][metric.name]
     if positive is not None and metric.name in ("roc_auc", "average_precision"):
-        return f"{said}[:, {positive}]", f"{metric.name}_score(true == {positive}, said)"
-    return said, call
+        return Score(f"{found.said}[:, {positive}]", found.function, f"{{}}(true == {positive}, said)")
+    return found
 
 
 def _arguments(exported: Exported) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ConfirmationConfig, EvaluationConfig, ModelConfig, StudyConfig
 from hpo.config.tasks import TaskConfig
+from hpo.data.sources import Examples
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.export.exported_file import Exported
@@ -34,6 +35,7 @@ from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.store.results import StudyResults
 from hpo.tasks.registry import task_of
+from hpo.training.run_state import fold_runs
 from tests.command_line import Hpo
 from tests.export.test_adapter import LORA, MODELS
 from tests.models import write_texts
@@ -155,27 +157,71 @@ def test_every_metric_of_numbers_is_ours(exported: Exported, tmp_path: Path) -> 
         assert found == pytest.approx(expected, abs=1e-5), name
 
 
+@pytest.mark.parametrize("thresholds", ["one", "per_label"])
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_every_metric_of_label_sets_is_ours(exported: Exported, tmp_path: Path, thresholds: str, is_kept: bool) -> None:
+    """With thresholds fitted to the training rows of hpo, or to validation where other rows are kept to judge."""
+    chosen = with_values(exported, "bert", tmp_path)
+    if is_kept:
+        chosen = chosen.model_copy(update={"confirmation": ConfirmationConfig(validation_share=0.5)})
+    data = {"validation_fraction": 0.4} if is_kept else {}
+    chosen = with_label_sets(chosen, tmp_path, rows=1500 if is_kept else 160, data=data, thresholds=thresholds)
+    splits = splits_of(chosen)
+    assert (splits.confirmation is not None) is is_kept
+    begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context
+    [training] = fold_runs(chosen.assignment(), begun)
+    task, rows = begun.task, splits.validation.rows
+    outputs = np.random.default_rng(0).normal(size=(2 * rows, 3)).astype(np.float32)
+
+    def answers(examples: Examples, first: int) -> Any:
+        some = torch.from_numpy(outputs[first : first + examples.rows])
+        return task.with_targets(task.targets(examples.labels), task.predictions(some))
+
+    of_validation = answers(splits.validation, 0)
+    fitted = begun.fit(of_validation, lambda: answers(splits.train.take(training.train_sample.tolist()), rows))
+    for name in OURS["multi_label"]:
+        named = chosen.task.model_copy(update={"metric": name})
+        module = written(chosen.model_copy(update={"task": named, "metric": name}), tmp_path)
+        parts = json.loads((tmp_path / "train.json").read_text())
+        true = [row["label"] for part in ("validation", "thresholds") for row in parts.get(part, ())]
+        found = module.scores(rows, EvalPrediction(outputs[: len(true)], np.array(true)))
+        assert found["thresholds"] == pytest.approx(fitted, abs=1e-12)
+        ours = task_of(named, splits).score(begun.decided(of_validation, fitted))
+        assert found[name] == pytest.approx(ours, abs=1e-6), name
+
+
 def test_every_hyperparameter_is_decided_upon_and_no_metric_is_unknown() -> None:
     assert FIELDS.keys() == Hyperparameters.model_fields.keys()
-    assert METRICS.keys() <= OURS["classification"].keys() | OURS["regression"].keys()
+    assert all(of_task.keys() <= OURS[name].keys() for name, of_task in METRICS.items())
 
 
+@pytest.mark.parametrize("task", ["classification", "multi_label"])
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.slow
 def test_it_reaches_the_score_of_hpo_within_the_noise_of_seeds(
-    exported: Exported, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    exported: Exported,
+    tmp_path: Path,
+    kind: str,
+    task: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within three standard deviations of four seeds of hpo, and at least 0.05 beside their mean."""
     texts = write_texts(tmp_path / "texts.csv", rows=500)
-    data = exported.data.model_copy(update={"train": str(texts)})
-    chosen = of_texts(with_values(exported, kind, tmp_path, batch_size=16, learning_rate=1e-2), data=data)
+    values: dict[str, Any] = {"data": exported.data.model_copy(update={"train": str(texts)})}
+    if task == "multi_label":
+        lines = texts.read_text().splitlines()
+        texts.write_text("\n".join(f"{line} | long" if len(line.split()) > 7 else line for line in lines))
+        values |= {"task": TaskConfig(name=task), "metric": "micro_f1"}
+    chosen = with_values(exported, kind, tmp_path, batch_size=16, learning_rate=1e-2, lora_alpha=8.0)
+    chosen = of_texts(chosen, **values)
     place = study_and_splits(chosen, compute_of(chosen))
     worker = open_trainer(chosen, *place)
     ours = [
         retrain(worker, replace(chosen.assignment(), trial=seed, seed=seed), lambda _: None).validation.objective
         for seed in range(4)
     ]
-    assert min(ours) > 0.85, "it learns"
+    assert min(ours) > 0.75, "it learns"
     module = written(chosen, tmp_path)
     found = score_of(module, capsys, monkeypatch)
     assert abs(found - mean(ours)) <= max(3 * stdev(ours), 0.05)
@@ -199,14 +245,18 @@ def test_it_is_a_program_that_needs_no_hpo(exported: Exported, tmp_path: Path) -
     written(chosen, tmp_path)
     text = (tmp_path / "train.py").read_text()
     assert "import hpo" not in text
-    assert len(text.splitlines()) < 150
+    assert len(text.splitlines()) < 200
     ran = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]).keys() == {"metric", "score", "in_the_search"}
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-def test_whatever_it_can_say_is_a_program_of_fewer_than_150_lines(exported: Exported) -> None:
+@pytest.mark.parametrize("task", ["classification", "multi_label"])
+def test_whatever_it_can_say_is_a_program_of_fewer_than_200_lines(
+    exported: Exported, tmp_path: Path, task: str
+) -> None:
+    exported = with_label_sets(exported, tmp_path) if task == "multi_label" else exported
     model = ModelConfig(name="owner/model", revision="main", dtype="bf16", quantization="nf4")
     splits = splits_of(exported)
     for optimizer, schedule in product(OPTIMIZERS, SCHEDULES):
@@ -215,7 +265,7 @@ def test_whatever_it_can_say_is_a_program_of_fewer_than_150_lines(exported: Expo
         made = Hyperparameters.model_validate(LORA | values)
         text = peft_script(exported.model_copy(update={"hyperparameters": made, "model": model}), splits)
         compile(text, "train.py", "exec")
-        assert len(text.splitlines()) < 150
+        assert len(text.splitlines()) < 200
         assert max(map(len, text.splitlines())) <= 120
 
 
@@ -236,12 +286,13 @@ def test_what_it_cannot_say_is_refused_all_at_once(exported: Exported, tmp_path:
     words = lora.model_copy(update={"task": TaskConfig(head="label_words")})
     with pytest.raises(ConfigurationError, match=r"task\.head label_words"):
         peft_script(words, splits_of(exported))
-    keeping = lora.model_copy(update={"confirmation": ConfirmationConfig(validation_share=0.5)})
-    several = with_label_sets(keeping, tmp_path)
-    with pytest.raises(
-        ConfigurationError, match=r"task\.name multi_label \(nearest: hpo train, which writes an adapter"
-    ):
-        peft_script(several, splits_of(several))
+    (tmp_path / "sets.csv").write_text(
+        "\n".join(["text,labels", *(f"text {row},{'a' * (row % 2)}" for row in range(60))])
+    )
+    data = lora.data.model_copy(update={"train": str(tmp_path / "sets.csv")})
+    single = of_texts(lora, data=data, task=TaskConfig(name="multi_label"), metric="micro_f1")
+    with pytest.raises(ConfigurationError, match=r"multi_label of a single label \(nearest: task\.name classification"):
+        peft_script(single, splits_of(single))
     calibrated = lora.model_copy(update={"task": TaskConfig(metric="neg_calibration_error")})
     with pytest.raises(ConfigurationError, match="the metric neg_calibration_error"):
         peft_script(calibrated, splits_of(exported))

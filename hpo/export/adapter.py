@@ -31,7 +31,7 @@ def save_adapter(model: TrialModel, base: ModelConfig, folder: Path) -> None:
     adapters = {path: module for path, module in model.modules.items() if isinstance(module, LoraLinear)}
     others = {path: module for path, module in model.modules.items() if path not in adapters}
     values: dict[str, Any] = {
-        "task_type": _task_type(model.backbone),
+        "task_type": task_type(model.backbone),
         "base_model_name_or_path": base.name,
         "revision": base.revision,
         "inference_mode": True,
@@ -49,7 +49,7 @@ def save_adapter(model: TrialModel, base: ModelConfig, folder: Path) -> None:
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
 
 
-def _task_type(backbone: Backbone) -> str | None:
+def task_type(backbone: Backbone) -> str | None:
     """Return PEFT's name for how a network is asked; it has none for masked models."""
     if isinstance(backbone.head, ClassifierHead):
         return "SEQ_CLS"

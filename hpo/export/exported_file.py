@@ -213,7 +213,7 @@ def own_head(exported: Exported) -> list[tuple[str, str]]:
 
 def study_wide(exported: Exported) -> list[tuple[str, str]]:
     """Return (what, nearest) of a study that no other trainer says here."""
-    found = own_head(exported)
+    found = []
     if exported.evaluation.folds:
         found.append((f"evaluation.folds {exported.evaluation.folds}", "one validation split"))
     if exported.task.name == "multi_label" and (smoothing := exported.hyperparameters.label_smoothing):

@@ -7,11 +7,16 @@ is drawn otherwise, so it has the score of another seed.
 
 import json
 from collections.abc import Mapping
+from inspect import signature
+from itertools import groupby
 from typing import Any, NamedTuple
+
+import torch
 
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits
 from hpo.data.stratify import stratified_sample
+from hpo.export.adapter import task_type
 from hpo.export.exported_file import Exported, Expressible, only, refuse_inexpressible, study_wide
 from hpo.export.python_script import needed
 from hpo.export.templates import rendered
@@ -20,11 +25,14 @@ from hpo.export.training_arguments import arguments_of
 from hpo.metrics.classification import SCORES
 from hpo.metrics.multi_label import RATIOS
 from hpo.model.lora import ATTENTION
+from hpo.model.pretrained import load_model
 from hpo.tasks.classification import Classification
+from hpo.tasks.label_words import LabelWords
 from hpo.tasks.multi_label import MultiLabel
 from hpo.tasks.protocol import Task
 from hpo.tasks.registry import task_of
 from hpo.tasks.regression import Regression
+from hpo.tasks.word_head import WordHead
 
 MARK = '"""Trains one configuration of LoRA that a search by hpo found'
 """How the script begins."""
@@ -85,6 +93,7 @@ def peft_script(exported: Exported, splits: Splits) -> str:
 
     Raises:
         ConfigurationError: it cannot do all of it, which names what.
+        ModelError: the model of label words, which depend on its tokenizer, cannot be opened.
     """
     task, targets = task_of(exported.task, splits), exported.hyperparameters.lora_targets
     refuse_inexpressible("The script", FIELDS, exported, [*study_wide(exported), *_beside(task)])
@@ -99,6 +108,7 @@ def peft_script(exported: Exported, splits: Splits) -> str:
         labels=None if isinstance(task, Regression) else dict(enumerate(task.label_names)),
         is_multi_label=isinstance(task, MultiLabel),
         fits_training=_fits_training(task, splits),
+        words=_words(exported, task) if isinstance(task, LabelWords) else None,
         needed=needs(exported),
         said=score.said,
         function=score.function,
@@ -107,6 +117,28 @@ def peft_script(exported: Exported, splits: Splits) -> str:
         ends=tuple(f".{name}" for name in targets.split(",")),
         arguments=_arguments(exported),
     )
+
+
+def _words(exported: Exported, task: LabelWords) -> dict[str, Any]:
+    """Return the prompt and the words of a model as tokens."""
+    backbone = load_model(exported.model.model_copy(update={"quantization": None}), task, torch.device("cpu"))
+    head = backbone.head
+    assert isinstance(head, WordHead)
+    ids, layout, sides = head.prompt.ids, head.prompt.layout, ("text", "pair")
+    parts: list[Any] = []
+    for is_text, group in groupby(layout[: len(layout) - len(head.tree.tokens)], key=lambda place: place < 0):
+        places = list(group)
+        parts += [sides[-1 - place] for place in places] if is_text else [[ids[place] for place in places]]
+    return {
+        "mask": backbone.tokenizer.mask_token_id if task_type(backbone) is None else None,
+        "takes_positions": "position_ids" in signature(backbone.network.forward).parameters,
+        "template": head.template,
+        "of_labels": list(head.words.values()),
+        "prompt": parts,
+        "tokens": list(head.spelled),
+        "gaps": dict(zip(sides, head.prompt.gaps, strict=False)),
+        "room": exported.hyperparameters.max_length - len(ids),
+    }
 
 
 def needs(exported: Exported) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.export.exported_file import Exported, Expressible, only, refuse_inexpressible, study_wide
+from hpo.export.exported_file import Exported, Expressible, only, own_head, refuse_inexpressible, study_wide
 
 Arguments = dict[str, Any]
 Writer = Callable[[Hyperparameters], Arguments]
@@ -125,7 +125,7 @@ def to_training_arguments(exported: Exported) -> Arguments:
     Raises:
         ConfigurationError: they cannot say all of the configuration; names what.
     """
-    refuse_inexpressible(TARGET, FIELDS, exported, study_wide(exported))
+    refuse_inexpressible(TARGET, FIELDS, exported, [*own_head(exported), *study_wide(exported)])
     return arguments_of(exported)
 
 

@@ -4,20 +4,20 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, EvalPrediction
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, EvalPrediction
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ConfirmationConfig, EvaluationConfig, ModelConfig, StudyConfig
@@ -40,6 +40,7 @@ from tests.command_line import Hpo
 from tests.export.test_adapter import LORA, MODELS
 from tests.models import write_texts
 from tests.scripts import of_texts, with_label_sets
+from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
@@ -47,12 +48,29 @@ pytestmark = [
 ]
 
 
+KINDS: dict[str, Callable[[Path], Path]] = {
+    **MODELS,
+    "decoder": save_tiny_decoder,
+    **{f"decoder {name}": partial(save_tiny_decoder, name=name) for name in ("gpt2", "bloom")},
+    "masked model": save_tiny_masked_model,
+}
+PROMPTED = {"prompt": "Text : {text} Label :"}
+
+
 def with_values(exported: Exported, kind: str, folder: Path, dtype: str = "fp32", **values: Any) -> Exported:
     """Return a configuration of LoRA of a tiny model, saved in a folder."""
-    model = ModelConfig.model_validate({"name": str(MODELS[kind](folder / kind)), "dtype": dtype})
+    model = ModelConfig.model_validate({"name": str(KINDS[kind](folder / kind)), "dtype": dtype})
     return exported.model_copy(
         update={"model": model, "hyperparameters": Hyperparameters.model_validate(LORA | values)}
     )
+
+
+def with_words(
+    exported: Exported, kind: str, folder: Path, task: Mapping[str, Any] = PROMPTED, **values: Any
+) -> Exported:
+    """Return a configuration of LoRA of a tiny language model that is asked for label words."""
+    chosen = with_values(exported, kind, folder, **values)
+    return chosen.model_copy(update={"task": TaskConfig.model_validate({"head": "label_words", **task})})
 
 
 def splits_of(exported: Exported) -> Splits:
@@ -81,6 +99,15 @@ def score_of(module: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch
     return float(json.loads(capsys.readouterr().out.splitlines()[-1])["score"])
 
 
+def trained_by(model: Any) -> dict[str, Any]:
+    """Return the shapes of the weights that PEFT trains, under hpo's names."""
+    return {
+        name.removeprefix("base_model.model.").replace(".default", "").replace(".modules_to_save", ""): weight.shape
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
 @pytest.mark.parametrize(
     ("kind", "targets"),
     [
@@ -94,15 +121,64 @@ def test_it_trains_the_weights_that_hpo_trains(exported: Exported, tmp_path: Pat
     backbone = load_model(chosen.model, task, torch.device("cpu"))
     ours = TrialModel(backbone, task, chosen.hyperparameters, seed=0)
     model = written(chosen, tmp_path).adapted(AutoModelForSequenceClassification.from_pretrained(chosen.model.name))
-    theirs = {
-        name.removeprefix("base_model.model.").replace(".default", "").replace(".modules_to_save", ""): weight.shape
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
-    }
-    assert theirs == {name: weight.shape for name, weight in ours.parameters.items()}
+    assert trained_by(model) == {name: weight.shape for name, weight in ours.parameters.items()}
     assert {
         layer.scaling["default"] for layer in model.modules() if hasattr(layer, "scaling") and hasattr(layer, "lora_A")
     } == {8.0}
+
+
+@pytest.mark.parametrize("kind", ["decoder", "masked model"])
+@pytest.mark.parametrize("targets", ["all-linear", "attention", "mlp"])
+def test_for_label_words_it_trains_the_weights_that_hpo_trains(
+    exported: Exported, tmp_path: Path, kind: str, targets: str
+) -> None:
+    chosen = with_words(exported, kind, tmp_path, lora_targets=targets)
+    task = task_of(chosen.task, splits_of(chosen))
+    ours = TrialModel(load_model(chosen.model, task, torch.device("cpu")), task, chosen.hyperparameters, seed=0)
+    module = written(chosen, tmp_path)
+    assert trained_by(module.adapted(module.pretrained(chosen.model.name)[1])) == {
+        name: weight.shape for name, weight in ours.parameters.items()
+    }
+
+
+WORDS = {
+    "of one token": {"sport": "sport", "money": "money"},
+    "of several": {"sport": "goal team news", "money": "goal bank"},
+    "one holds the other": {"sport": "news", "money": "news money"},
+}
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        *product(["decoder", "decoder gpt2"], WORDS),
+        *product(["decoder bloom", "masked model"], ["of one token"]),
+    ],
+)
+def test_its_scores_of_label_words_are_those_of_hpo(
+    exported: Exported, tmp_path: Path, kind: str, words: str, is_pair: bool
+) -> None:
+    """Row by row, before any training, also of texts that are cut."""
+    task = {"prompt": "Pair : {pair} Text : {text} Label :" if is_pair else PROMPTED["prompt"]}
+    data = exported.data
+    if is_pair:
+        lines = Path(data.train).read_text().splitlines()[1:]
+        pairs = (f"{one.rpartition(',')[0]},{two}" for one, two in zip(lines, [*lines[2:], *lines[:2]], strict=True))
+        (tmp_path / "pairs.csv").write_text("\n".join(["text,pair,label", *pairs]))
+        data = data.model_copy(update={"train": str(tmp_path / "pairs.csv"), "text_pair_column": "pair"})
+    chosen = with_words(exported, kind, tmp_path, {**task, "label_words": WORDS[words]}, max_length=20)
+    chosen = of_texts(chosen, data=data)
+    begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context
+    expected = begun.predict(begun.tokenized(20)["validation"]).probabilities
+    module = written(chosen, tmp_path)
+    tokenizer, network = module.pretrained(chosen.model.name)
+    collated = DataCollatorWithPadding(tokenizer) if kind == "masked model" else module.collated
+    batch = collated(module.rows_of("validation", tokenizer))
+    trainer = SimpleNamespace(args=SimpleNamespace(label_smoothing_factor=0.0))
+    with torch.no_grad():
+        _, found = module.WordTrainer.compute_loss(trainer, network, dict(batch), return_outputs=True)
+    np.testing.assert_allclose(found["logits"].double().softmax(dim=1), expected, atol=1e-5)
 
 
 def test_only_the_head_and_the_adapters_have_dropout(exported: Exported, tmp_path: Path) -> None:
@@ -195,8 +271,13 @@ def test_every_hyperparameter_is_decided_upon_and_no_metric_is_unknown() -> None
     assert all(of_task.keys() <= OURS[name].keys() for name, of_task in METRICS.items())
 
 
-@pytest.mark.parametrize("task", ["classification", "multi_label"])
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        *product(["bert", "llama"], ["classification", "multi_label"]),
+        *product(["decoder", "masked model"], ["label_words"]),
+    ],
+)
 @pytest.mark.slow
 def test_it_reaches_the_score_of_hpo_within_the_noise_of_seeds(
     exported: Exported,
@@ -213,6 +294,8 @@ def test_it_reaches_the_score_of_hpo_within_the_noise_of_seeds(
         lines = texts.read_text().splitlines()
         texts.write_text("\n".join(f"{line} | long" if len(line.split()) > 7 else line for line in lines))
         values |= {"task": TaskConfig(name=task), "metric": "micro_f1"}
+    if task == "label_words":
+        values |= {"task": TaskConfig.model_validate({"head": task, **PROMPTED})}
     chosen = with_values(exported, kind, tmp_path, batch_size=16, learning_rate=1e-2, lora_alpha=8.0)
     chosen = of_texts(chosen, **values)
     place = study_and_splits(chosen, compute_of(chosen))
@@ -252,12 +335,16 @@ def test_it_is_a_program_that_needs_no_hpo(exported: Exported, tmp_path: Path) -
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
-@pytest.mark.parametrize("task", ["classification", "multi_label"])
+@pytest.mark.parametrize("task", ["classification", "multi_label", "label_words"])
 def test_whatever_it_can_say_is_a_program_of_fewer_than_200_lines(
     exported: Exported, tmp_path: Path, task: str
 ) -> None:
-    exported = with_label_sets(exported, tmp_path) if task == "multi_label" else exported
     model = ModelConfig(name="owner/model", revision="main", dtype="bf16", quantization="nf4")
+    if task == "multi_label":
+        exported = with_label_sets(exported, tmp_path)
+    if task == "label_words":
+        exported = exported.model_copy(update={"task": TaskConfig(head=task)})
+        model = model.model_copy(update={"name": str(save_tiny_decoder(tmp_path / "model")), "revision": None})
     splits = splits_of(exported)
     for optimizer, schedule in product(OPTIMIZERS, SCHEDULES):
         form = "decoupled" if optimizer in ("adam", "adamw") else "coupled"
@@ -283,9 +370,6 @@ def test_what_it_cannot_say_is_refused_all_at_once(exported: Exported, tmp_path:
     with pytest.raises(ConfigurationError, match=r"method full \(nearest: --format training-arguments, or python\)"):
         peft_script(exported, splits_of(exported))
     lora = exported.model_copy(update={"hyperparameters": Hyperparameters.model_validate(LORA)})
-    words = lora.model_copy(update={"task": TaskConfig(head="label_words")})
-    with pytest.raises(ConfigurationError, match=r"task\.head label_words"):
-        peft_script(words, splits_of(exported))
     (tmp_path / "sets.csv").write_text(
         "\n".join(["text,labels", *(f"text {row},{'a' * (row % 2)}" for row in range(60))])
     )

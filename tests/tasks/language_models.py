@@ -80,9 +80,9 @@ def byte_tokenizer() -> Any:
     return tokenizer
 
 
-def save_tiny_decoder(folder: Path) -> Path:
-    """Save a random Llama with a tied language-model head, and a tokenizer of words."""
-    decoder("llama").save_pretrained(folder)
+def save_tiny_decoder(folder: Path, name: str = "llama") -> Path:
+    """Save a random decoder, by default a Llama with a tied language-model head, and a tokenizer of words."""
+    decoder(name).save_pretrained(folder)
     word_tokenizer(mask_token=None).save_pretrained(folder)
     return folder
 

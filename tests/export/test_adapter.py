@@ -8,6 +8,7 @@ import shutil
 from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_s
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS, task_of
 from tests.command_line import Hpo
+from tests.gguf_model import NAME as GGUF
+from tests.gguf_model import save_tiny_gguf
 from tests.models import said_by_card, save_tiny_bert, save_tiny_llama, write_texts_of
 from tests.scripts import of_texts, with_label_sets
 from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
@@ -85,7 +88,8 @@ class Case:
         retrain(worker, self.exported.assignment(), lambda _: None)
         worker.trained(self.exported.assignment())
         context = worker._context
-        found: np.ndarray[Any, Any] = context.predict(context.tokenized(16)["validation"]).probabilities
+        tokens = context.tokenized(self.exported.hyperparameters.max_length)
+        found: np.ndarray[Any, Any] = context.predict(tokens["validation"]).probabilities
         return found
 
 
@@ -100,12 +104,12 @@ def case(exported: Exported, tmp_path: Path) -> Callable[..., Case]:
     return of
 
 
-def said_of(model: Any, folder: Path, texts: tuple[str, ...]) -> np.ndarray[Any, Any]:
+def said_of(model: Any, folder: Path, texts: tuple[str, ...], longest: int = 16) -> np.ndarray[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model.eval()
     with torch.inference_mode():
         rows = [
-            model(**tokenizer(text, truncation=True, max_length=16, return_tensors="pt")).logits.softmax(dim=-1)
+            model(**tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")).logits.softmax(dim=-1)
             for text in texts
         ]
     found: np.ndarray[Any, Any] = torch.cat(rows).float().numpy()
@@ -231,6 +235,36 @@ def test_label_words_are_handed_on(exported: Exported, tmp_path: Path, kind: str
     if not merge:
         opened = PeftModel.from_pretrained(theirs.from_pretrained(tmp_path / "base"), str(folder))
         assert opened.peft_config["default"].task_type == ("CAUSAL_LM" if kind == "decoder" else None)
+
+
+@pytest.mark.skipif(not find_spec("gguf"), reason="needs gguf")
+@pytest.mark.parametrize("head", ["classifier", "label_words"])
+def test_an_adapter_over_a_gguf_file_is_opened_by_the_name_of_the_file(
+    exported: Exported, tmp_path: Path, head: str
+) -> None:
+    """As the card says it, as `adapter_config.json` can only name the folder; `hpo predict` knows the file."""
+    model = ModelConfig(name=str(save_tiny_gguf(tmp_path / "base")), gguf_file=GGUF, dtype="fp32")
+    values = Hyperparameters.model_validate(LORA | {"max_length": 48})
+    task = TaskConfig.model_validate({"head": head} | ({"prompt": "{text} is of"} if head == "label_words" else {}))
+    chosen = exported.model_copy(update={"model": model, "hyperparameters": values, "task": task})
+    of = Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
+    folder, _ = of.trained("model")
+    texts, expected = of.splits.validation.texts, of.probabilities()
+    assert [probability for _, probability in predicted(folder, texts)] == pytest.approx(expected.max(axis=1), abs=1e-6)
+    assert LoraConfig.from_pretrained(str(folder)).base_model_name_or_path == str(tmp_path / "base")
+    if head == "label_words":
+        assert f"say `gguf_file='{GGUF}'`" in (folder / "README.md").read_text()
+        AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF)
+        return
+    [said] = literal_eval(said_by_card(folder, "goal team"))
+    [(label, probability)] = predicted(folder, ("goal team",))
+    assert said == {"label": label, "score": pytest.approx(probability, abs=1e-6)}
+    for opener in (AutoPeftModelForSequenceClassification, AutoModelForSequenceClassification):
+        opened = opener.from_pretrained(folder, gguf_file=GGUF)
+        np.testing.assert_allclose(said_of(opened, folder, texts, 48), expected, atol=1e-5)
+    merged, _ = of.trained("merged", merge=True)
+    said = [probability for _, probability in predicted(merged, texts)]
+    assert said == pytest.approx(expected.max(axis=1), abs=1e-5)
 
 
 def of_task(exported: Exported, folder: Path, task: str) -> Case:

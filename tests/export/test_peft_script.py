@@ -38,6 +38,8 @@ from hpo.tasks.registry import task_of
 from hpo.training.run_state import fold_runs
 from tests.command_line import Hpo
 from tests.export.test_adapter import LORA, MODELS
+from tests.gguf_model import NAME as GGUF
+from tests.gguf_model import save_tiny_gguf
 from tests.models import write_texts
 from tests.scripts import of_texts, with_label_sets
 from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
@@ -320,6 +322,19 @@ def test_over_bf16_its_head_is_fp32_and_it_trains(
     assert trained == {torch.float32}
     assert network.get_input_embeddings().weight.dtype == torch.bfloat16
     assert score_of(module, capsys, monkeypatch) > 0.5
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gguf"), reason="needs gguf")
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # As PEFT writes the adapter.
+@pytest.mark.parametrize("head", ["classifier", "label_words"])
+def test_over_a_gguf_file_it_trains(
+    exported: Exported, tmp_path: Path, head: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskConfig.model_validate({"head": head} | ({"prompt": "{text} is of"} if head == "label_words" else {}))
+    model = ModelConfig(name=str(save_tiny_gguf(tmp_path / "base")), gguf_file=GGUF, dtype="fp32")
+    values = Hyperparameters.model_validate(LORA | {"max_length": 48})
+    chosen = exported.model_copy(update={"model": model, "task": task, "hyperparameters": values})
+    assert score_of(written(chosen, tmp_path), capsys, monkeypatch) > 0.5
 
 
 @pytest.mark.slow

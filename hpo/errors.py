@@ -25,19 +25,19 @@ LONGEST_REASON = 300
 
 
 class HpoError(Exception):
-    """Anything that hpo says in a sentence instead of a traceback."""
+    """Anything that hpo says in a sentence instead of a traceback: one mistake, or several told at once."""
 
     exit_code: ClassVar[int] = 1
-
-
-class ConfigurationError(HpoError, ValueError):
-    """A study file, an override or a hyperparameter that cannot be: one mistake, or several told at once."""
-
-    exit_code = 2
 
     def __init__(self, *mistakes: str) -> None:
         super().__init__(mistakes[0] if len(mistakes) == 1 else _listed(mistakes))
         self.mistakes = mistakes
+
+
+class ConfigurationError(HpoError, ValueError):
+    """A study file, an override or a hyperparameter that cannot be."""
+
+    exit_code = 2
 
 
 class SpaceError(ConfigurationError):
@@ -97,17 +97,17 @@ def _listed(mistakes: Sequence[str]) -> str:
 
 
 class Mistakes:
-    """The mistakes of one file or command, gathered so that all are told at once."""
+    """The mistakes of one file, command or model, gathered so that all are told at once."""
 
     def __init__(self) -> None:
-        self._errors: list[ConfigurationError] = []
+        self._errors: list[ConfigurationError | ModelError] = []
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep a ConfigurationError of the block until `refuse`."""
+        """Keep a ConfigurationError or a ModelError of the block until `refuse`."""
         try:
             yield
-        except ConfigurationError as error:
+        except (ConfigurationError, ModelError) as error:
             self._errors.append(error)
 
     def refuse(self) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import ProbeCommand, RankInfo, TrainCommand, join
-from hpo.errors import NoResultError
+from hpo.errors import Mistakes, NoResultError
 from hpo.files.shared import FOLDER, SharedFiles
 from hpo.files.weights import fetch_weights_of, fitted_among, load_weights
 from hpo.memory import settle_heap
@@ -89,28 +90,31 @@ class Worker:
         return {name: circumstances[name] for name in ("device", "threads")}
 
     def refuse_unfit(self, demands: Demands) -> None:
-        """Refuse, before any trial, what the model does not support, with the message of a trial that would fail of it.
+        """Refuse, before any trial, all that the model does not support, each in the words of a trial that would fail.
 
         Raises:
             ModelError: the model cannot read as many tokens, has no such dropout, or its tokenizer cannot augment.
-            ConfigurationError: the model has fewer layers, or no such linear layers.
+            ConfigurationError: the model has fewer layers, or no such linear layers; or several of all these.
         """
-        model = self._context.model
-        model.refuse_length(demands.max_length)
+        model, mistakes = self._context.model, Mistakes()
+        checks: list[Callable[[], object]] = [partial(model.refuse_length, demands.max_length)]
         if demands.trained_layers is not None:
-            refuse_trained_layers(model.network, demands.trained_layers)
+            checks.append(partial(refuse_trained_layers, model.network, demands.trained_layers))
         if demands.kept_layers is not None:
-            refuse_kept_layers(model.network, demands.kept_layers)
+            checks.append(partial(refuse_kept_layers, model.network, demands.kept_layers))
         if demands.dropout:
-            model.dropouts.refuse()
+            checks.append(model.dropouts.refuse)
         if demands.attention_dropout:
-            model.dropouts.refuse_attention()
+            checks.append(model.dropouts.refuse_attention)
         if demands.token_masking:
-            refuse_token_masking(model.tokenizer)
+            checks.append(partial(refuse_token_masking, model.tokenizer))
         if demands.word_swap:
-            refuse_word_swap(model.tokenizer)
-        for targets in demands.lora_targets:
-            lora_targets(model.network, targets, model.fresh)
+            checks.append(partial(refuse_word_swap, model.tokenizer))
+        checks += [partial(lora_targets, model.network, targets, model.fresh) for targets in demands.lora_targets]
+        for check in checks:
+            with mistakes.gathered():
+                check()
+        mistakes.refuse()
 
     def cut_share(self, max_length: int) -> float:
         """Return the share of training examples, in 0..1, that reach `max_length` tokens: longer ones are truncated.

@@ -137,6 +137,15 @@ def test_what_no_trial_could_train_is_refused_in_the_words_of_a_trial(worker: Wo
     assert str(refused.value) == reason(worker, **values)
 
 
+def test_all_that_no_trial_could_train_is_told_at_once(worker: Worker):
+    asked = demands(max_length=LONGEST + 1, kept_layers=3, lora_targets=("all-linear", "nope"))
+    with pytest.raises(ConfigurationError, match="There are 3 mistakes") as refused:
+        worker.refuse_unfit(asked)
+    told = [reason(worker, max_length=LONGEST + 1), reason(worker, kept_layers=3)]
+    assert refused.value.mistakes[:2] == tuple(told)
+    assert refused.value.mistakes[2].startswith("lora_targets names nope, but ")
+
+
 @pytest.mark.parametrize("asked", [{"dropout": 0.1}, {"token_masking": 0.1}])
 def test_what_a_decoder_cannot_do_is_refused_in_the_words_of_a_trial(tiny_llama: Path, texts: Path, asked):
     config = tiny_study(tiny_llama, texts)

@@ -216,8 +216,6 @@ def study_wide(exported: Exported) -> list[tuple[str, str]]:
     found = []
     if exported.evaluation.folds:
         found.append((f"evaluation.folds {exported.evaluation.folds}", "one validation split"))
-    if exported.task.name == "multi_label" and (smoothing := exported.hyperparameters.label_smoothing):
-        found.append((f"label_smoothing {smoothing} of several labels a text", "0, or in compute_loss_func of Trainer"))
     if ":" in exported.metric:
         found.append((f"the metric {exported.metric}", "its function, called in compute_metrics"))
     return found

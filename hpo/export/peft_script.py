@@ -107,8 +107,8 @@ def peft_script(exported: Exported, splits: Splits) -> str:
         task=task,
         labels=None if isinstance(task, Regression) else dict(enumerate(task.label_names)),
         is_multi_label=isinstance(task, MultiLabel),
-        fits_training=_fits_training(task, splits),
-        words=_words(exported, task) if isinstance(task, LabelWords) else None,
+        fits_to_training=_fits_to_training(task, splits),
+        words=_word_tokens(exported, task) if isinstance(task, LabelWords) else None,
         needed=needs(exported),
         said=score.said,
         function=score.function,
@@ -119,7 +119,7 @@ def peft_script(exported: Exported, splits: Splits) -> str:
     )
 
 
-def _words(exported: Exported, task: LabelWords) -> dict[str, Any]:
+def _word_tokens(exported: Exported, task: LabelWords) -> dict[str, Any]:
     """Return the prompt and the words of a model as tokens."""
     backbone = load_model(exported.model.model_copy(update={"quantization": None}), task, torch.device("cpu"))
     head = backbone.head
@@ -160,13 +160,13 @@ def rows_json(exported: Exported, splits: Splits) -> str:
         return ",\n    ".join(map(json.dumps, rows))
 
     parts = {"train": splits.train, "validation": splits.validation}
-    if _fits_training(task, splits):
+    if _fits_to_training(task, splits):
         parts["thresholds"] = splits.train.take(_fitting_rows(exported, splits, task))
     written = ",\n  ".join(f'"{name}": [\n    {lines(examples)}\n  ]' for name, examples in parts.items())
     return f"{ROWS_MARK}\n  {written}\n}}\n"
 
 
-def _fits_training(task: Task[Any], splits: Splits) -> bool:
+def _fits_to_training(task: Task[Any], splits: Splits) -> bool:
     """Return whether thresholds are fitted to training rows, as validation is to judge them."""
     return isinstance(task, MultiLabel) and splits.confirmation is None
 

@@ -60,7 +60,7 @@ def content_of_script(exported: Exported) -> dict[str, Any]:
     ]
     beside += own_head(exported)
     if exported.hyperparameters.method == "lora":
-        beside = own_head(exported) or [("method lora", "--format peft")]
+        beside = [("method lora", "--format peft")]
     refuse_inexpressible("The script", FIELDS, exported, beside)
     content = exported.model_dump(mode="json")
     return content | {"evaluation": content["evaluation"] | {"rung_rows": exported.evaluation.part_rows}}

@@ -125,7 +125,12 @@ def to_training_arguments(exported: Exported) -> Arguments:
     Raises:
         ConfigurationError: they cannot say all of the configuration; names what.
     """
-    refuse_inexpressible(TARGET, FIELDS, exported, [*own_head(exported), *study_wide(exported)])
+    beside = [*own_head(exported), *study_wide(exported)]
+    if exported.task.name == "multi_label" and (smoothing := exported.hyperparameters.label_smoothing):
+        beside.append(
+            (f"label_smoothing {smoothing} of several labels a text", "0, or in compute_loss_func of Trainer")
+        )
+    refuse_inexpressible(TARGET, FIELDS, exported, beside)
     return arguments_of(exported)
 
 

@@ -268,6 +268,17 @@ def test_every_metric_of_label_sets_is_ours(exported: Exported, tmp_path: Path, 
         assert found[name] == pytest.approx(ours, abs=1e-6), name
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_its_loss_of_label_sets_is_ours(exported: Exported, tmp_path: Path, smoothing: float) -> None:
+    chosen = with_label_sets(with_values(exported, "bert", tmp_path, label_smoothing=smoothing), tmp_path)
+    outputs = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32))
+    task = task_of(chosen.task, splits_of(chosen))
+    labels = torch.from_numpy(task.targets(splits_of(chosen).validation.labels[:8]))
+    ours = task.criterion(chosen.hyperparameters, torch.device("cpu"))(outputs, labels).mean()
+    found = written(chosen, tmp_path).loss(SimpleNamespace(logits=outputs), labels)
+    torch.testing.assert_close(found, ours)
+
+
 def test_every_hyperparameter_is_decided_upon_and_no_metric_is_unknown() -> None:
     assert FIELDS.keys() == Hyperparameters.model_fields.keys()
     assert all(of_task.keys() <= OURS[name].keys() for name, of_task in METRICS.items())
@@ -399,9 +410,10 @@ def test_what_it_cannot_say_is_refused_all_at_once(exported: Exported, tmp_path:
 
 def test_the_other_formats_name_this_one(exported: Exported) -> None:
     lora = exported.model_copy(update={"hyperparameters": Hyperparameters.model_validate(LORA)})
-    for write in (to_training_arguments, content_of_script):
-        with pytest.raises(ConfigurationError, match=r"method lora \(nearest: --format peft"):
-            write(lora)
+    for chosen in (lora, lora.model_copy(update={"task": TaskConfig(head="label_words")})):
+        for write in (to_training_arguments, content_of_script):
+            with pytest.raises(ConfigurationError, match=r"method lora \(nearest: --format peft"):
+                write(chosen)
 
 
 def test_the_verb_writes_script_and_rows_over_its_own_alone(

@@ -84,7 +84,7 @@ class Dispatch:
             coordinator: of the study, already begun.
             pool: already started.
             callback: receives every event.
-            stop: event that ends the search when set: running trials are paused, and the next run resumes them.
+            stop: event that ends the search when set; running trials are paused, and the next run resumes them.
             compute: limits for a hanging worker and for the end.
             files: the study's folder of weights and checkpoints; files no longer needed are removed.
             remote: remote copy of that folder, treated likewise.
@@ -100,10 +100,10 @@ class Dispatch:
         self._held: defaultdict[str, _Held] = defaultdict(_Held)
         """By worker."""
         self._listened = 0.0
-        """Seconds spent listening: time in which the store or the machine was unavailable does not count as a worker's
-        silence."""
+        """Seconds spent listening. Only these count as silence of a worker, not those in which the store or the machine
+        was unavailable."""
         self._none_silent_until = 0.0
-        """The same, before which no worker can have been silent for too long."""
+        """Seconds of listening before which no worker can have been silent for too long."""
         self._nothing_for: set[str] = set()
         """Workers without an assignment, not offered one again until something changes."""
         self._filled: Set[str] = frozenset()
@@ -205,8 +205,8 @@ class Dispatch:
         for sentence in self._coordinator.overtime.pop_notes():
             self._callback.note(sentence)
         if assignment is None:
-            # If there is none for an idle worker, which no trial avoids, there is none for any; if there is none for
-            # one that trains, there is none for the others that do. Each request is a transaction.
+            # Each request is a transaction. If an idle worker that no trial avoids gets no assignment, no worker does;
+            # if one that trains gets none, no other one that trains does.
             self._nothing_for.add(worker)
             if not self._coordinator.faults.is_avoided(worker):
                 names = self._pool.capacities
@@ -218,7 +218,7 @@ class Dispatch:
         self._pool.give(worker, assignment)
 
     def _steer(self) -> None:
-        """Apply the stop event, the deadline and `hpo stop`."""
+        """Apply the stop event, the deadline and `hpo stop`; kill workers that do not pause in time."""
         now = self._clock()
         if self._pausing_since is None:
             if now - self._steered_at >= self._steers_every:
@@ -269,7 +269,7 @@ class Dispatch:
         for worker, held in self._held.items():
             if held.count and self._listened - held.heard_at > longest:
                 held.heard_at = self._listened
-                self._pool.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
+                self._pool.kill(worker, f"It sent no message for {self._compute.hang_minutes:g} minutes.")
         heard = (held.heard_at for held in self._held.values() if held.count)
         self._none_silent_until = min(heard, default=self._listened) + longest
 
@@ -302,7 +302,7 @@ class Dispatch:
             case WorkerLost():
                 if message.cause is LossCause.UNUSABLE:
                     self._coordinator.quarantine(worker, message.reason)
-                    # Based on the present workers.
+                    # An abort depends on the workers that are left.
                     self._enlist()
                 self._lose(worker, message)
                 self._look_again()
@@ -330,7 +330,7 @@ class Dispatch:
         self._leave_out_quarantined()
 
     def _remove_files(self, files: Path, ended: int) -> None:
-        """Remove in the background what is not needed after the end of a trial; the first time, of all trials."""
+        """Remove files that are no longer needed: of all trials at first, later of the ended one, in the background."""
         unfinished, with_weights = self._coordinator.files_needed()
         if self._with_weights is None:
             keep_only(files, unfinished, with_weights, self._remote)
@@ -346,12 +346,12 @@ class Dispatch:
         None is charged if the machine is gone, or while trials are paused: the worker then exceeded the grace period.
         """
         held = self._held.pop(worker, _Held())
-        # A worker that dies before it could report what it has begun has begun the first.
+        # A worker that dies before it reports a start has started the first of its assignments.
         training = held.training.keys() or set(list(held.waiting)[:1])
         is_innocent = lost.cause is LossCause.MACHINE or self._pausing_since is not None
         is_charged = len(training) == 1 and not is_innocent
         if len(training) > 1 and not is_innocent:
-            # Each is then trained alone, to find the one that kills the process.
+            # Each is trained alone next time, to find the one that kills the process.
             self._coordinator.faults.alone.update(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED

@@ -19,11 +19,11 @@ from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage
 from hpo.training.worker import Worker
 
 MOST_STARTS = 3
-"""Number of consecutive workers lost at one place before they are open, after which none is started there."""
+"""Number of consecutive workers that are lost at one place while they open, after which none is started there."""
 MOST_UNPLACED = 12
-"""The same for workers lost before they report their place, after which a search without other workers ends."""
+"""Number of consecutive workers lost before they report a place, after which a search without other workers ends."""
 LONGEST_PAUSE_SECONDS = 60.0
-"""Seconds before another worker is started, after several in a row were lost."""
+"""Longest pause before another worker is started after consecutive losses."""
 SECONDS_TO_GIVE_BACK = 10.0
 """Seconds that a discarded worker has to give back its assignments before it is killed."""
 LONGEST_IDLE_SECONDS = 60.0
@@ -50,7 +50,7 @@ class DesiredWorkers:
 
 
 class Launcher(Protocol):
-    """Starts the processes of workers, carries messages to them and from them, and ends them."""
+    """Starter of the processes of workers, which also carries their messages and ends them."""
 
     wanted: DesiredWorkers
     """Set by the worker pool: workers to start, also as replacements."""
@@ -155,25 +155,25 @@ class RemoteWorkerPool:
         self._refusal: HpoError | None = None
         self._numbers = itertools.count()
         self.lead = cast(Worker, RemoteWorker(self._ask))
-        """The first that takes assignments. A call to it raises `TrainingError` if it is lost meanwhile."""
+        """Proxy of the first worker that takes assignments; a call raises `TrainingError` if that worker is lost."""
         launcher.wanted = DesiredWorkers()
 
     @property
     def workers(self) -> Collection[str]:
-        """Names of all workers; without any, of the one that is awaited."""
+        """Names of all workers; if there is none, a name for the awaited one."""
         names = [worker.name for worker in self._workers.values() if not worker.left_out]
-        # Discarded ones keep their places.
+        # Discarded workers still occupy room.
         may_come = len(self._workers) < min(self._launcher.wanted.workers, self._launcher.room)
         return names or ([AWAITED] if may_come else [])
 
     @property
     def size(self) -> int:
-        """As many as there was room for at the start, or as were requested."""
+        """Number of workers that were requested, at most those for which there was room at the start."""
         return min(self._room, self._most or self._room)
 
     @property
     def capacities(self) -> Mapping[str, Capacity]:
-        """Capacities that may get assignments now; none under a name whose last messages are not yet delivered."""
+        """Capacities of workers that take assignments now, without those that have undelivered messages."""
         unheard = {name for name, _ in self._messages}
         return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in unheard}
 
@@ -186,7 +186,7 @@ class RemoteWorkerPool:
         while not self._free():
             if is_ending():
                 raise NoResultError(
-                    "The search was to end before its first worker was open; the same command resumes it."
+                    "The search ended before its first worker was open; the same command resumes it."
                 )
             # If the first worker cannot open it, no other can.
             if not self.workers or (self._refusal is not None and not self._has_begun):
@@ -194,7 +194,7 @@ class RemoteWorkerPool:
             self._await(1.0)
 
     def begin(self, precision: Precision, slots: int = 1) -> None:
-        """Have the other workers started; all, open now or later, use `precision` and that many slots."""
+        """Start the other workers; all workers use `precision` and that many slots."""
         self.lead.use(precision, slots)
         self._launcher.wanted = DesiredWorkers(workers=self._most_workers, precision=precision, slots=slots)
         for one in self._workers.values():
@@ -204,7 +204,7 @@ class RemoteWorkerPool:
         """Hand over an assignment, to be trained after those that the worker holds."""
         one = self._workers[self._ids[worker]]
         one.held.add((assignment.trial, assignment.attempt))
-        # One worker shows that there may be more.
+        # An assignment shows that there is work for more workers.
         self._launcher.wanted = replace(self._launcher.wanted, workers=self._most_workers)
         self._launcher.tell(one.id, assignment)
 
@@ -214,7 +214,7 @@ class RemoteWorkerPool:
             self._launcher.tell(self._ids[worker], decision)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
-        """Return the messages of workers; at most after that many seconds, and as soon as one is open."""
+        """Return the messages of workers, as soon as there is one or a worker changes; wait at most `seconds`."""
         self._await(0.0 if self._messages else seconds)
         messages, self._messages = self._messages, []
         return messages
@@ -225,7 +225,7 @@ class RemoteWorkerPool:
             self._kill(self._workers[self._ids[worker]], reason)
 
     def discard(self, worker: str) -> None:
-        """Discard a worker, after it has given back its assignments, because others are about to train them."""
+        """Discard a worker after it has given back its assignments, which other workers will train."""
         if worker in self._ids:
             one = self._workers[self._ids[worker]]
             one.left_out, self._left_out[worker] = True, one.place
@@ -235,7 +235,7 @@ class RemoteWorkerPool:
             while one.held and self._workers.get(one.id) is one and (left := until - time.monotonic()) > 0:
                 self._await(left)
             if one.held and self._workers.get(one.id) is one:
-                # Two would write the same files.
+                # Otherwise two workers would write the same files.
                 self._launcher.kill(one.id)
             self._launcher.leave_out(one.id)
         self._messages = [(name, message) for name, message in self._messages if name != worker]
@@ -266,7 +266,7 @@ class RemoteWorkerPool:
                 self._remove(worker_id, message)
             elif one is not None:
                 self._take(one, message)
-        # The first may be downloading the model, which has no time limit.
+        # Before the search has begun, the first worker may be downloading the model, which has no time limit.
         now = time.monotonic() if self._has_begun else 0.0
         for one in self._workers.values():
             if not one.ready and not one.left_out and now - one.began > self._hang:
@@ -275,7 +275,7 @@ class RemoteWorkerPool:
             self._release_idle()
 
     def _release_idle(self) -> None:
-        """End workers without a trial for long, while others train; the next assignment requests more again."""
+        """End workers that have been idle for long while others train; the next assignment requests more again."""
         busy = [one for one in self._workers.values() if one.held]
         for one in list(self._workers.values()):
             if busy and one.is_free and not one.held and time.monotonic() - one.idle_since > LONGEST_IDLE_SECONDS:
@@ -294,7 +294,7 @@ class RemoteWorkerPool:
         self._workers[worker_id] = _Connected(worker_id, capacity, arrived.place, time.monotonic(), left_out=left_out)
 
     def _name(self, arrived: Arrived) -> str:
-        """Return a unique name with the place of a worker, different also from those of workers discarded elsewhere."""
+        """Return a unique name for a worker, also among those of workers that were discarded at other places."""
         taken = self._ids.keys() | {name for name, place in self._left_out.items() if place != arrived.place}
         names = itertools.chain([arrived.name], (f"{arrived.name}.{n}" for n in itertools.count(1)))
         return next(name for name in names if name not in taken)
@@ -321,7 +321,7 @@ class RemoteWorkerPool:
             self._launcher.kill(one.id)
 
     def _refuse(self, one: _Connected, error: HpoError) -> None:
-        """Discard a worker that cannot be opened, because the next one there could not be opened either."""
+        """Discard a worker that cannot be opened, because another one there could not be opened either."""
         if not one.left_out:
             self._messages.append((one.name, WorkerLost(reason=str(error), cause=LossCause.UNUSABLE)))
             self._refusal = error
@@ -341,16 +341,16 @@ class RemoteWorkerPool:
         if one.ready:
             self._messages.append((one.name, replace(lost, reason=one.lost_for)))
         elif not is_machine and self._count_bad_start(one.place, one.lost_for):
-            self._refuse(one, TrainingError(f"{one.lost_for} It was so at {MOST_STARTS} starts in a row."))
+            self._refuse(one, TrainingError(f"{one.lost_for} This happened at {MOST_STARTS} starts in a row."))
 
     def _count_bad_start(self, place: str, reason: str) -> bool:
-        """Delay the next start, and return true if too many were lost there."""
+        """Delay the next start, and return true if too many workers were lost at a place."""
         self._bad_starts[place] += 1
         count = self._bad_starts[place]
         pause = min(2.0 ** (count - 1) - 1, LONGEST_PAUSE_SECONDS)
         self._launcher.wanted = replace(self._launcher.wanted, not_before=time.monotonic() + pause)
         if place == "" and count >= MOST_STARTS:
-            sentence = f"{reason} It was so at {count} starts in a row."
+            sentence = f"{reason} This happened at {count} starts in a row."
             if self._free() is None and (not self._has_begun or count >= MOST_UNPLACED):
                 raise TrainingError(sentence)
             if count == MOST_STARTS and (free := self._free()) is not None:
@@ -363,7 +363,7 @@ class RemoteWorkerPool:
         while True:
             self.open_lead()
             lead = self._free()
-            assert lead is not None, "it is open"
+            assert lead is not None, "the lead is open"
             self._launcher.tell(lead.id, call)
             while call.number not in lead.answers and self._workers.get(lead.id) is lead:
                 lead.idle_since = time.monotonic()
@@ -372,7 +372,7 @@ class RemoteWorkerPool:
                 break
             # A worker that asked to be replaced before the call, as after the last trial of a search, is replaced.
             if not lead.recycles:
-                raise TrainingError(f"A worker was lost when it was asked to {method}: {lead.lost_for}")
+                raise TrainingError(f"A worker was lost during a call of {method}: {lead.lost_for}")
         if answer.error is not None:
             raise answer.error
         return answer.result

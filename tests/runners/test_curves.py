@@ -132,12 +132,12 @@ def points_of(*points: tuple[Any, Any, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ([], "is no file of learning curves"),
+        ([], "is not a file of learning curves"),
         (["trial,score", "1,0.5"], "line 1: this is not JSON"),
-        (["[1, 2]"], "is no file of learning curves"),
-        (['{"format": "other"}'], "is no file of learning curves"),
+        (["[1, 2]"], "is not a file of learning curves"),
+        (['{"format": "other"}'], "is not a file of learning curves"),
         (["[" * 100_000], "line 1: this is not JSON"),
-        ([changed(GOOD[0], version=2), GOOD[1]], "has version 2 of the format, and this hpo reads version 1"),
+        ([changed(GOOD[0], version=2), GOOD[1]], "has version 2 of the format, but this hpo reads version 1"),
         ([changed(GOOD[0], text="a text"), GOOD[1]], "line 1: unknown key 'text'"),
         (GOOD[:1], "has no completed curve"),
         ([GOOD[0], "null"], "line 2: a curve is a JSON object"),

@@ -258,7 +258,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) ->
         one.run(ComputeConfig(hang_minutes=45))
     assert one.seen.endings(Ending.DIED) == [1]
     [lost] = [outcome for outcome in one.seen.outcomes if outcome.ending is Ending.DIED]
-    assert lost.reason == "It said nothing for 45 minutes."
+    assert lost.reason == "It sent no message for 45 minutes."
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6
 
 

@@ -102,8 +102,8 @@ def test_one_that_is_killed_is_told_once_and_replaced(pool: RemoteWorkerPool) ->
     worker, other = pool.capacities
     pool.give(worker, trial(0, LONG))
     until_begun(pool)
-    pool.kill(worker, "It said nothing for 30 minutes.")
-    assert heard(pool, bool) == [(worker, WorkerLost(reason="It said nothing for 30 minutes."))]
+    pool.kill(worker, "It sent no message for 30 minutes.")
+    assert heard(pool, bool) == [(worker, WorkerLost(reason="It sent no message for 30 minutes."))]
     pool.give(other, trial(1))
     assert heard(pool, lambda _: len(pool.capacities) == 2)[-1][1].trial == 1  # type: ignore[union-attr]
     assert list(pool.capacities) in ([worker, other], [other, worker])
@@ -122,7 +122,7 @@ def test_calls_are_answered_and_raise_here_what_they_raised_there(pool: RemoteWo
     with pytest.raises(ModelError) as refused:
         pool.lead.measure(tiny_hyperparameters(max_length=8))
     assert str(refused.value) == SENTENCE
-    with pytest.raises(TrainingError, match="A worker was lost when it was asked to cut_share"):
+    with pytest.raises(TrainingError, match="A worker was lost during a call of cut_share"):
         pool.lead.cut_share(0)
     assert [type(said) for _, said in heard(pool, bool)] == [WorkerLost]
 

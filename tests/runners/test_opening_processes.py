@@ -51,7 +51,7 @@ def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
     with (
         pytest.raises(
             TrainingError,
-            match=r"process ended with exit status 3; .*cpu-0.log. It was so at 3 starts in a row\.",
+            match=r"process ended with exit status 3; .*cpu-0.log. This happened at 3 starts in a row\.",
         ),
         opened(),
     ):
@@ -76,7 +76,7 @@ def test_a_worker_that_hangs_before_it_is_open_is_killed(opened: Opened, tmp_pat
         [(_, unfit)] = heard(pool, bool)
         assert unfit == WorkerLost(
             cause=LossCause.UNUSABLE,
-            reason="The worker cpu-1 did not open its model in 0.06 seconds. It was so at 3 starts in a row.",
+            reason="The worker cpu-1 did not open its model in 0.06 seconds. This happened at 3 starts in a row.",
         )
 
 
@@ -88,7 +88,7 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
         monkeypatch.setattr("hpo.runners.processes.launcher.Popen", no_memory)
         pool.begin("fp32")
         reason = "The worker cpu-1 is lost. Its process cannot be started: Cannot allocate memory."
-        unfit = WorkerLost(cause=LossCause.UNUSABLE, reason=f"{reason} It was so at 3 starts in a row.")
+        unfit = WorkerLost(cause=LossCause.UNUSABLE, reason=f"{reason} This happened at 3 starts in a row.")
         assert heard(pool, bool) == [("cpu-1", unfit)]
 
 

@@ -216,9 +216,9 @@ def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: Remot
 
 def test_killed_for_a_reason_that_is_what_is_told(one: RemoteWorkerPool) -> None:
     one.give("cpu-0", trial(0, LONG))
-    one.kill("cpu-0", "It said nothing for 30 minutes.")
+    one.kill("cpu-0", "It sent no message for 30 minutes.")
     one.kill("cpu-0", "Nobody asks twice.")
-    assert heard(one, bool) == [("cpu-0", WorkerLost(reason="It said nothing for 30 minutes."))]
+    assert heard(one, bool) == [("cpu-0", WorkerLost(reason="It sent no message for 30 minutes."))]
 
 
 def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: RemoteWorkerPool, files: Path) -> None:

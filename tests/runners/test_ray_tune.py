@@ -120,7 +120,7 @@ def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.
     monkeypatch.setattr(connection, "refuse_unusable_address", lambda _: None)
     monkeypatch.setattr(connection.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(connection.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
-    said = f"ray_address is {asked}, but this process is part of the cluster at 127.0.0.1:6379 already"
+    said = f"ray_address is {asked}, but this process is already part of the cluster at 127.0.0.1:6379"
     with pytest.raises(ConfigurationError, match=said), connection.joined_cluster(asked):
         pass
 
@@ -140,15 +140,15 @@ def test_what_was_left_for_workers_is_removed(tmp_path: Path) -> None:
 def test_what_a_search_that_was_killed_has_left_is_not_taken_for_a_shared_folder(tmp_path: Path) -> None:
     study: Any = SimpleNamespace(files=tmp_path)
     (tmp_path / cluster_worker.MARKER).write_text("of an earlier search")
-    with pytest.raises(ConfigurationError, match="is not the folder that the machine of the search has"):
+    with pytest.raises(ConfigurationError, match="is not the same folder as on the machine of the search"):
         cluster_worker.refuse_unshared(study, "a")
     with tune_launcher._marked(tmp_path, "a"):
         cluster_worker.refuse_unshared(study, "a")
 
 
 def test_a_cluster_without_room_for_a_trial_is_not_described_as_one_with_none_beside_another() -> None:
-    assert "trials side by side: 2" in described(ComputeConfig(), [{"CPU": 2.0}])
-    with pytest.raises(ConfigurationError, match="has no room for that"):
+    assert "parallel trials: 2" in described(ComputeConfig(), [{"CPU": 2.0}])
+    with pytest.raises(ConfigurationError, match="for which the cluster has no room"):
         described(ComputeConfig(ranks=4, threads=1), [{"CPU": 2.0}])
 
 

@@ -257,7 +257,7 @@ def test_where_the_first_is_lost_again_and_again_it_is_not_waited_for(launcher: 
         if arrives:
             launcher.arrive(f"{number}")
         launcher.say(f"{number}", WorkerLost(reason="It died."))
-    with pytest.raises(TrainingError, match=r"It died\. It was so at 3 starts in a row\."):
+    with pytest.raises(TrainingError, match=r"It died\. This happened at 3 starts in a row\."):
         pool.open_lead()
 
 
@@ -291,7 +291,7 @@ def test_workers_are_started_all_night_with_pauses_where_many_are_lost_before_th
         notes += pool.listen(0)
         assert launcher.wanted.not_before - now == min(2**number - 1, 60)
         assert launcher.wanted.workers == float("inf")
-    assert notes == [(HOST, Note(sentence="A worker is lost. It died. It was so at 3 starts in a row."))]
+    assert notes == [(HOST, Note(sentence="A worker is lost. It died. This happened at 3 starts in a row."))]
     launcher.say("lead", WorkerLost(reason="It died."))
     launcher.say("another", WorkerLost(reason="It died."))
     with pytest.raises(TrainingError, match="starts in a row"):
@@ -357,7 +357,7 @@ def test_a_call_goes_to_the_first_that_is_free_and_raises_where_that_is_lost(lau
     assert pool.lead.facts() == "facts"
     launcher.answers = False
     launcher.say("lead", WorkerLost(reason="Its machine died."))
-    with pytest.raises(TrainingError, match=r"lost when it was asked to facts: .* Its machine died\."):
+    with pytest.raises(TrainingError, match=r"lost during a call of facts: .* Its machine died\."):
         pool.lead.facts()
 
 

@@ -72,7 +72,7 @@ def test_one_of_another_user_is_refused(temporary: Path, monkeypatch: pytest.Mon
     name = new_name()
     (temporary / name).mkdir(mode=0o700)
     monkeypatch.setattr(os, "getuid", lambda: 4321)
-    with pytest.raises(StoreError, match="is not this user's alone; remove it"), scratch(name):
+    with pytest.raises(StoreError, match="is open to other users; remove it"), scratch(name):
         raise AssertionError
 
 

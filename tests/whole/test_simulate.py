@@ -145,7 +145,7 @@ def test_every_combination_is_a_setting() -> None:
 
 @pytest.mark.parametrize("vary", [["search.pruner"], ["search.pruner="], ["=none"], ["a.b=1,,2"], ["a.b=1", "a.b=2"]])
 def test_what_varies_must_be_a_path_and_its_values(vary: list[str]) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape("--vary is a dotted path and its values")):
+    with pytest.raises(ConfigurationError, match=re.escape("--vary takes a dotted path and its values")):
         settings_of(vary)
 
 

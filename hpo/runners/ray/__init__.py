@@ -1,9 +1,9 @@
 """Runner `ray_tune`: Ray Tune places workers on the machines of a cluster, and the dispatch keeps them busy.
 
-A trial of Tune's is a *cluster worker*: a warm worker that trains one of our trials after another. So Ray decides
-where there is room, also for the ranks of a trial, and notices what dies; the coordinator alone decides what is
-trained, pruned and stored, and between two trials nothing waits for Tune. Tune's own retries, loggers, checkpoints and
-restoring are off: the study's store is the truth.
+A Tune trial is a *cluster worker*: it stays open and trains trials of the study one after another. Ray places workers,
+also the ranks of a trial, and notices processes that die. The coordinator alone decides which trials are trained,
+pruned and stored, and no trial waits for Tune. Tune's retries, loggers, checkpoints and restoring are off, because the
+study's store holds the state of the search.
 
-Nothing else imports Ray; `hpo.runners.ray.setup` sets it up.
+No other package imports Ray; `hpo.runners.ray.setup` sets it up.
 """

@@ -40,10 +40,10 @@ T = TypeVar("T")
 
 
 class Mailbox:
-    """Mailbox of messages to workers, which poll it; an actor on the machine of the search.
+    """Messages to workers, which poll them: an actor on the machine of the search.
 
-    A call that waits holds one of the actor's places, and a worker that died leaves its own waiting: so it ends after
-    `POLL_SECONDS`, and there are more places than a search has workers.
+    A waiting call occupies one of the actor's `MAILBOX_CALLS`, even if its worker has died. So each call ends after
+    `POLL_SECONDS`, and the limit exceeds the number of workers.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Mailbox:
         self._kept: Counter[str] = Counter()
 
     async def put(self, worker: str, number: int, message: bytes) -> None:
-        """Keep a message for a worker, its `number`-th from 0; Ray calls an async actor in no certain order."""
+        """Add a message to a worker, with its `number` from 0, because Ray may reorder calls of an async actor."""
         early = self._early[worker]
         early[number] = message
         while self._kept[worker] in early:
@@ -60,7 +60,7 @@ class Mailbox:
             self._kept[worker] += 1
 
     async def get(self, worker: str) -> list[object]:
-        """Return the messages to a worker, as soon as there is one; none after `POLL_SECONDS`."""
+        """Return the messages to a worker as soon as there is one, or none after `POLL_SECONDS`."""
         box = self._box(worker)
         messages: list[object] = []
         with suppress(TimeoutError):
@@ -75,7 +75,7 @@ class Mailbox:
 
 
 class WorkerTrainable(tune.Trainable):
-    """A worker as a trial of Tune's: it trains on a thread of its own, and a step of Tune's returns its messages."""
+    """A worker as a Tune trial: it trains on its own thread, and each Tune step returns its messages."""
 
     def setup(
         self,
@@ -96,7 +96,7 @@ class WorkerTrainable(tune.Trainable):
         self._messages.put(_arrived(gpus, resources.ranks))
         start = Start(
             worker=config["worker"],
-            # A process sees its own GPUs alone.
+            # A process sees only its own GPUs.
             device="cuda:0" if gpus else "cpu",
             threads=threads,
             precision=config["precision"],
@@ -107,7 +107,7 @@ class WorkerTrainable(tune.Trainable):
         self._run("trains", lambda: self._serve(reader, start, study, resources))
 
     def step(self) -> dict[str, Any]:
-        """Return the worker's messages, as soon as there is one; raise after the last what it crashed of."""
+        """Return the worker's messages as soon as there is one; after the last of a crashed worker, raise its error."""
         if self._crash is not None:
             raise self._crash
         messages = emptied(self._messages, HEARTBEAT_SECONDS)
@@ -117,11 +117,11 @@ class WorkerTrainable(tune.Trainable):
         return {"messages": pickle.dumps(sent), "done": None in messages, **first}
 
     def cleanup(self) -> None:
-        """End this process a moment later: taking torch down by itself takes seconds, which a deadline has not."""
+        """End this process shortly after, without torch's clean-up, whose seconds would delay a deadline."""
         threading.Timer(0.1, os._exit, (0,)).start()
 
     def _run(self, name: str, do: Callable[[], None]) -> None:
-        """Do something on a thread of its own; where it crashes the worker does, which else would be waited for."""
+        """Run a function on its own thread; if it crashes, the worker crashes too, instead of waiting for it."""
 
         def run() -> None:
             try:
@@ -143,7 +143,7 @@ class WorkerTrainable(tune.Trainable):
             serve(reader, self._messages.put, start, study_here)
 
     def _with_followers(self, start: Start, study: StudySetup, resources: TrialResources) -> Start:
-        """Start the other ranks in the trial's placement group; return what rank 0 is started with."""
+        """Start the other ranks in the trial's placement group, and return the start of rank 0."""
         address = free_address(_own_host())
         group = ray.util.get_current_placement_group()
         cpus, gpus = resources.rank["CPU"], resources.rank.get("GPU", 0)
@@ -153,13 +153,13 @@ class WorkerTrainable(tune.Trainable):
             actor = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)(Follower).remote()
             rank_info = RankInfo(rank=rank, ranks=resources.ranks, address=address)
             followers.append(actor.follow.remote(replace(start, rank_info=rank_info), shared, *self._folders))
-        # Followers that end without an error were asked to by rank 0.
+        # Followers end without an error only on request of rank 0.
         self._run("watches", lambda: _wait_for(followers))
         return replace(start, rank_info=RankInfo(rank=0, ranks=resources.ranks, address=address))
 
 
 def emptied(queue: SimpleQueue[T], seconds: float) -> list[T]:
-    """Return all that is in a queue; wait at most so long for the first of it."""
+    """Return all items of a queue; wait at most that many seconds for the first."""
     found = []
     with suppress(Empty):
         found.append(queue.get(timeout=seconds))
@@ -169,10 +169,10 @@ def emptied(queue: SimpleQueue[T], seconds: float) -> list[T]:
 
 
 class Follower:
-    """A rank above 0, in an actor of its own; it ends with its rank 0."""
+    """A rank above 0, in its own actor; it ends with rank 0."""
 
     def follow(self, start: Start, study: StudySetup, folder: Path, scratch_name: str) -> None:
-        """Take part in what rank 0 trains, until that is closed."""
+        """Take part in the training of rank 0, until that closes the group."""
         from hpo.runners.processes.worker_process import opened
 
         with _ready_here(study, start, folder, scratch_name) as study_here:
@@ -180,7 +180,7 @@ class Follower:
 
 
 def _wait_for(results: list[Any]) -> None:
-    """Wait for the results of actors; raise their own error, without Ray's page about it, which cannot be pickled."""
+    """Wait for the results of actors; raise their own error instead of Ray's wrapper, which cannot be pickled."""
     try:
         ray.get(results)
     except RayTaskError as error:
@@ -192,16 +192,16 @@ def _own_gpus() -> tuple[str, ...]:
 
 
 def see_own_gpus() -> None:
-    """Let CUDA see this process's own GPUs alone, the first of them as its first.
+    """Make only this process's own GPUs visible to CUDA, numbered from 0.
 
-    So Ray does too, unless it was told not to, by RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES.
+    Ray does the same, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set.
     """
     if gpus := _own_gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
 
 def _arrived(gpus: tuple[str, ...], ranks: int) -> Arrived:
-    """Return where a worker is; a machine that comes back, or another in its place, has another number."""
+    """Return the name and place of this worker; a machine that rejoins the cluster gets another id."""
     own, machine = "+".join(gpus), ray.get_runtime_context().get_node_id()
     name = f"{_own_host()}/{f'gpu-{own}' if gpus else 'cpu'}"
     device = f"cuda:{own}" if gpus else "cpu"
@@ -215,9 +215,9 @@ def _own_host() -> str:
 
 @contextmanager
 def _ready_here(study: StudySetup, start: Start, folder: Path, scratch_name: str) -> Iterator[StudySetup]:
-    """Prepare this process to open a worker; yield the study with its files as they are on this machine.
+    """Prepare this process to open a worker; yield the study with the path of its files on this machine.
 
-    Where this machine has the working folder of the search, relative paths of the study are taken from it.
+    If this machine has the working folder of the search, relative paths of the study start there.
     """
     if folder.is_dir():
         os.chdir(folder)
@@ -238,14 +238,14 @@ def _ready_here(study: StudySetup, start: Start, folder: Path, scratch_name: str
 
 
 class _MailboxReader:
-    """The messages to a worker, read as from a connection."""
+    """A connection's `recv` over the mailbox of a worker."""
 
     def __init__(self, mailbox: ActorHandle, worker: str, end: Callable[[None], None]) -> None:
         self._mailbox, self._worker, self._end = mailbox, worker, end
         self._unread: deque[bytes] = deque()
 
     def recv(self) -> Any:
-        """Return the next message; wait for it.
+        """Wait for the next message and return it.
 
         Raises:
             EOFError: the mailbox is gone.
@@ -257,22 +257,26 @@ class _MailboxReader:
             raise EOFError from None
         message = pickle.loads(self._unread.popleft())
         if isinstance(message, End):
-            # The worker may still be opening its model: that is not waited for.
+            # Ends Tune's trial at once: the worker may still be opening its model.
             self._end(None)
         return message
 
 
 def refuse_unshared(study: StudySetup, name: str) -> None:
-    """Refuse a folder of files that is another one on this machine than on that of the search called `name`.
+    """Refuse a folder of files that this machine does not share with the machine of the search.
+
+    Args:
+        study: the study, with its folder of files.
+        name: name of the search in the folder's marker.
 
     Raises:
-        ConfigurationError: it is.
+        ConfigurationError: the folder is not shared.
     """
     marker = study.files / MARKER
-    # A search that was killed has left its own.
+    # The marker of a search that was killed may be left there, with another name.
     if not marker.exists() or marker.read_text() != name:
         raise ConfigurationError(
-            f"{study.files} on {_own_host()} is not the folder that the machine of the search has "
-            "there, so a trial could not go on elsewhere; name one that all machines share by store.files, or a URL "
-            "such as s3://BUCKET/FOLDER."
+            f"{study.files} on {_own_host()} is not the same folder as on the machine of the search, so a trial could "
+            "not resume on another machine; set store.files to a folder that all machines share, or to a URL such as "
+            "s3://BUCKET/FOLDER."
         )

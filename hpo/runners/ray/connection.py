@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster: to one that runs, or to one that is started for a search."""
+"""Connection to a Ray cluster: a running one, or one that is started for a search."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def machines_of_cluster() -> list[Machine]:
 
 
 def is_alive(machine: str) -> bool:
-    """Return whether the machine of this number answers; Ray itself reports many seconds later that one is gone."""
+    """Return true if the machine with this id answers; Ray itself reports a lost machine only many seconds later."""
     node = next((node for node in ray.nodes() if node["NodeID"] == machine and node["Alive"]), None)
     if node is None:
         return False
@@ -41,21 +41,21 @@ def is_alive(machine: str) -> bool:
 
 @contextmanager
 def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
-    """Connect to the Ray cluster at `address`, or to one that is started on this machine and ends with the block.
+    """Connect to the Ray cluster at `address`, or start one on this machine that ends with the block.
 
     Args:
-        address: `auto` for the one that this machine is part of, HOST:PORT of its head, or None.
-        store: URL of the store, whose password no process of a cluster that is started here may find.
+        address: `auto` for the cluster that this machine is part of, HOST:PORT of a cluster's head, or None.
+        store: URL of the store, whose password is hidden from the processes of a cluster that is started here.
 
     Raises:
-        ConfigurationError: there is no cluster there, this process is part of another one, or the installed Ray is not
-            safe.
+        ConfigurationError: there is no cluster at the address, this process is part of another one, or the installed
+            Ray is not safe.
     """
     refuse_unusable_address(address)
     _refuse_unsafe()
     if ray.is_initialized():
         _refuse_other_cluster(address)
-        # The caller has connected, such as a notebook; the connection stays.
+        # The caller, such as a notebook, has connected and keeps the connection.
         yield
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -68,7 +68,7 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
         reason = "none runs here" if address == "auto" else str(error).strip().partition("\n")[0]
         raise no_cluster(address, reason) from None
     if threading.current_thread() is threading.main_thread():
-        # Ray replaces the handler of the command line by its own.
+        # Ray has replaced the handler of the command line.
         signal.signal(signal.SIGTERM, handler)
     try:
         yield
@@ -77,7 +77,7 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
 
 
 def _refuse_other_cluster(address: str | None) -> None:
-    """Raise ConfigurationError where this process is connected to a cluster, and another one is asked for."""
+    """Raise ConfigurationError if this process is connected to another cluster than the requested one."""
     here = ray.get_runtime_context().gcs_address
     if address is None or address in ("auto", here):
         return
@@ -86,7 +86,7 @@ def _refuse_other_cluster(address: str | None) -> None:
         if here == f"{socket.gethostbyname(host)}:{port}":
             return
     raise ConfigurationError(
-        f"compute.ray_address is {address}, but this process is part of the cluster at {here} already; leave "
+        f"compute.ray_address is {address}, but this process is already part of the cluster at {here}; leave "
         "compute.ray_address out, or call ray.shutdown() first."
     )
 
@@ -95,7 +95,7 @@ def _refuse_unsafe() -> None:
     if tuple(map(int, ray.__version__.split(".")[:2])) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
         raise ConfigurationError(
-            f"Ray {ray.__version__} is installed, and before {least} a web page in a browser could run code in the "
+            f"Ray {ray.__version__} is installed, but before {least} a web page in a browser could run code on the "
             f"cluster (CVE-2025-62593); pip install 'ray[tune]>={least}' on all its machines."
         )
 

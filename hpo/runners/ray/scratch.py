@@ -1,7 +1,7 @@
 """Scratch folder on each machine of a cluster, for a search whose files are at a URL.
 
-Each process that uses it holds a lock on it, which the kernel releases where the process is killed; a folder without a
-lock is removed by the next process that comes, and at the end of the search.
+Each process that uses it holds a lock on it, which the kernel releases if the process is killed. A folder without a
+lock is removed by the next process that starts there, and at the end of the search.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from hpo.errors import StoreError
 
 PREFIX = "hpo-scratch-"
 SECONDS_TO_REMOVE = 3.0
-"""Seconds to wait for the removal on all machines; and seconds that it waits for processes that are ending."""
+"""Seconds that a removal waits for processes that are ending; the removal on all machines has twice as long."""
 
 
 def new_name() -> str:
@@ -32,10 +32,10 @@ def new_name() -> str:
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """Yield the folder `name` of this machine, which all workers of the search on it use; the last of them removes it.
+    """Yield the folder `name` of this machine, shared by all its workers of the search; the last one removes it.
 
     Raises:
-        StoreError: it cannot be made, or another user has made it.
+        StoreError: it cannot be created, or another user has created it.
     """
     remove_unused()
     folder = Path(tempfile.gettempdir(), name)
@@ -48,13 +48,13 @@ def scratch(name: str) -> Iterator[Path]:
 
 
 def _locked(folder: Path) -> int:
-    """Return a handle of a folder, which is made where it is not there, with a shared lock on it."""
+    """Create a folder if it does not exist, and return a handle of it with a shared lock."""
     while True:
         handle = _opened(folder)
         fcntl.flock(handle, fcntl.LOCK_SH)
         if _is_at(handle, folder):
             return handle
-        # The last process that used it has removed it meanwhile.
+        # The last process that used it removed it before this one had the lock.
         os.close(handle)
 
 
@@ -64,15 +64,15 @@ def _opened(folder: Path) -> int:
             folder.mkdir(mode=0o700)
         handle = _handle_of(folder)
     except OSError as error:
-        raise StoreError(f"The folder {folder} for files in use cannot be made: {error.strerror}.") from None
+        raise StoreError(f"The folder {folder} for files in use cannot be created: {error.strerror}.") from None
     if not _is_private(handle):
         os.close(handle)
-        raise StoreError(f"The folder {folder} for files in use is not this user's alone; remove it.")
+        raise StoreError(f"The folder {folder} for files in use is open to other users; remove it.")
     return handle
 
 
 def remove_unused(name: str = f"{PREFIX}*", seconds: float = 0.0) -> None:
-    """Remove unlocked folders of this user, left by processes that were killed; wait at most so long for the last."""
+    """Remove unlocked folders of this user, left by killed processes; wait at most `seconds` for locks to be freed."""
     until = time.monotonic() + seconds
     left = list(Path(tempfile.gettempdir()).glob(name))
     while left := [folder for folder in left if not _is_removed(folder)]:
@@ -82,7 +82,7 @@ def remove_unused(name: str = f"{PREFIX}*", seconds: float = 0.0) -> None:
 
 
 def remove_on_all_machines(name: str) -> None:
-    """Remove a search's folder on all machines of the cluster, as soon as its processes have ended."""
+    """Remove a search's folder from all machines of the cluster, as soon as the processes there have ended."""
     remove = ray.remote(num_cpus=0, max_retries=0)(remove_unused)
     nodes = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
     removed = [remove.options(scheduling_strategy=node).remote(name, SECONDS_TO_REMOVE) for node in nodes]

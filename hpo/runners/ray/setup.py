@@ -1,4 +1,4 @@
-"""Ray set-up: environment, address and installation are checked before Ray is imported; resources of a cluster."""
+"""Ray set-up: environment, address and installation, before Ray is imported; resources of trials on a cluster."""
 
 import os
 import socket
@@ -32,7 +32,7 @@ class TrialResources:
     """True if ranks may be on several machines, because no single one has room for all."""
 
     def fits(self, machines: Sequence[Machine]) -> int:
-        """Return how many trials fit side by side on otherwise idle machines."""
+        """Return how many trials fit at once on otherwise idle machines."""
         if self.apart:
             return sum(self._ranks_on(machine) for machine in machines) // self.ranks
         return sum(self._ranks_on(machine) // self.ranks for machine in machines)
@@ -47,7 +47,7 @@ class TrialResources:
 
 def _parts(name: str, offered: float, need: float) -> int:
     """Return how often Ray finds `need` in `offered`: a part of a GPU on one GPU, cores wherever they are."""
-    # Ray counts in ten-thousandths: three thirds of a GPU are one.
+    # Ray counts in ten-thousandths, so three trials of a third each fit on one GPU.
     if name == "GPU" and need < 1:
         whole, rest = divmod(offered, 1.0)
         return int(whole) * int(1 / need + 1e-4) + int(rest / need + 1e-4)
@@ -72,7 +72,7 @@ def resources_of(compute: ComputeConfig, machines: Sequence[Machine]) -> TrialRe
             shares = (int(one.get("CPU", 1.0) * rank["GPU"] / one["GPU"]) for one in with_gpus)
             cpus = max(1, min(shares, default=1))
     resources = TrialResources(rank={"CPU": cpus, **rank}, ranks=ranks)
-    # Ranks communicate fastest on one machine; where none is large enough, or none is there yet, anywhere.
+    # Ranks communicate fastest on one machine; if none is large enough, or none has joined yet, they may be apart.
     return resources if ranks == 1 or resources.fits(machines) else replace(resources, apart=True)
 
 
@@ -90,9 +90,9 @@ def refuse_unplaceable(resources: TrialResources, machines: Sequence[Machine], a
         ", ".join(f"{machine.get(name, 0.0):g} {name}" for name in resources.rank) for machine in machines
     )
     raise ConfigurationError(
-        f"A trial takes {resources}, and the cluster has no room for that; its machines have {offered or 'nothing'}. "
+        f"A trial takes {resources}, for which the cluster has no room; its machines have {offered or 'nothing'}. "
         "Lower compute.gpus_per_trial, compute.ranks, compute.cpus_per_trial or compute.threads, or start other "
-        "machines; where the cluster starts them itself, say by compute.workers how many trials to ask it for."
+        "machines; if the cluster starts machines itself, set compute.workers to the number of parallel trials."
     )
 
 
@@ -100,7 +100,7 @@ def described(compute: ComputeConfig, machines: Sequence[Machine]) -> str:
     """Return a sentence on the resources of a cluster and how many trials fit on it.
 
     Raises:
-        ConfigurationError: none has.
+        ConfigurationError: no trial fits.
     """
     resources = resources_of(compute, machines)
     refuse_unplaceable(resources, machines)
@@ -108,28 +108,28 @@ def described(compute: ComputeConfig, machines: Sequence[Machine]) -> str:
         ", ".join(f"{machine[name]:g} {name}" for name in KINDS if machine.get(name)) for machine in machines
     )
     offered = "; ".join(f"{count} of {offer or 'nothing'}" for offer, count in offers.items())
-    return f"machines: {offered}; trials side by side: {resources.fits(machines)}, each with {resources}"
+    return f"machines: {offered}; parallel trials: {resources.fits(machines)}, each with {resources}"
 
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # A thread of Tune's that is late at the end must not start a Ray of its own.
+    # A thread of Tune that outlives the cluster must not start another one.
     "RAY_ENABLE_AUTO_CONNECT": "0",
-    # The output of raylets goes to Ray's own logs, not between our lines: of a machine that dies that is a page.
+    # The output of raylets, a page for each lost machine, goes only to Ray's own logs.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Many workers may start at once, and what Tune would restore from need not be written.
+    # Many workers may start at once, and Tune need not write the state that it would restore from.
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
 }
-"""Ray reads some of these when it is imported. What the user has set stays."""
+"""Environment variables, some of which Ray reads when it is imported; those that the user has set are kept."""
 MOST_PORT = 65535
 
 
 def machines_at(address: str | None) -> Sequence[Machine]:
-    """Return what the machines of a cluster offer: see `hpo.runners.ray.connection`.
+    """Return the resources of the machines of a cluster: see `hpo.runners.ray.connection`.
 
     Raises:
         ConfigurationError: Ray is not installed, or there is no cluster.
@@ -156,7 +156,7 @@ def open_ray_tune(
 
 
 def refuse_unusable(compute: ComputeConfig) -> None:
-    """Refuse, before anything else is read or loaded, a cluster that cannot be used.
+    """Refuse an unusable cluster before data and model are read.
 
     Raises:
         ConfigurationError: Ray is not installed, or nothing answers at the cluster's address.
@@ -181,10 +181,10 @@ def set_up_ray() -> None:
 
 
 def refuse_unusable_address(address: str | None) -> None:
-    """Refuse at once an address that Ray would try for most of a minute, with warnings in between.
+    """Refuse an unusable address at once; Ray would try it for almost a minute, with warnings.
 
     Raises:
-        ConfigurationError: it is no address of a cluster, or nothing answers there.
+        ConfigurationError: it is not the address of a cluster, or nothing answers there.
     """
     if address is None or address == "auto":
         return

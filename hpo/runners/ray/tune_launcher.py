@@ -1,4 +1,4 @@
-"""Launcher of cluster workers: Ray Tune is proposed workers, places them, and passes their messages on."""
+"""Launcher of cluster workers: proposes workers to Ray Tune, which places them and returns their messages."""
 
 import pickle
 import tempfile
@@ -35,27 +35,27 @@ from hpo.runners.worker_pool import LossCause, WorkerLost
 from hpo.training.worker import open_worker
 
 SECONDS_BETWEEN_LOOKS = 2.0
-"""At the machines of a cluster."""
+"""Seconds between look-ups of the machines of a cluster."""
 SECONDS_TO_END = 3.0
-"""Seconds to wait for Tune at the end; leaving the cluster ends the rest of it."""
+"""Seconds to wait for Tune at the end; disconnecting from the cluster ends the rest of it."""
 
 
 class _NotPickled:
-    """Is pickled without its attributes: they belong to this process."""
+    """Base of objects that are pickled without their attributes, which belong to this process."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class WorkerSearcher(_NotPickled, Searcher):
-    """Search algorithm of Tune that proposes one worker after another, while there is room and use for one more."""
+    """Search algorithm of Tune that proposes workers one by one, as long as the launcher wants one more."""
 
     def __init__(self, launcher: "TuneLauncher") -> None:
         super().__init__(metric=None, mode="max")
         self._launcher = launcher
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next worker to place, None if there is none now, `FINISHED` at the end."""
+        """Return the next worker to place; None if none is wanted now, `FINISHED` at the end."""
         if self._launcher.closing:
             return str(Searcher.FINISHED)
         if not self._launcher.wants_worker():
@@ -65,11 +65,11 @@ class WorkerSearcher(_NotPickled, Searcher):
         return {"worker": trial_id, "precision": wanted.precision, "slots": wanted.slots}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: the scheduler handles it. Without this method Tune would end with the first worker that does."""
+        """Do nothing: the scheduler handles it. Without this method Tune would end as soon as one worker ends."""
 
 
 class WorkerScheduler(_NotPickled, FIFOScheduler):
-    """Passes on the messages of workers; Tune stops none of them."""
+    """Scheduler of Tune that passes on the messages of workers, and stops no worker."""
 
     def __init__(self, launcher: "TuneLauncher") -> None:
         super().__init__()
@@ -83,22 +83,22 @@ class WorkerScheduler(_NotPickled, FIFOScheduler):
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Pass on the last messages, which Tune does not show to `on_trial_result`, and that the worker has ended."""
+        """Pass on the last messages, which `on_trial_result` does not get, and the end of the worker."""
         last = pickle.loads(result.get("messages", pickle.dumps([])))
         self._launcher.pass_on(trial.trial_id, *last, WorkerLost(reason="Its process has ended."))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Pass on that a worker is lost, and what it died of."""
+        """Pass on the loss of a worker and its reason."""
         error = trial.get_pickled_error()
         if error is None or isinstance(error, RayActorError):
             self._launcher.report_loss(trial.trial_id, is_preempted=error is not None and error.preempted)
         else:
-            # Of what a worker raised Ray shows the traceback, and tells the error apart.
+            # The text of an error that a worker raised is its traceback; the error itself is the cause.
             lines = str(getattr(error, "cause", error)).strip().splitlines() or [""]
             self._launcher.pass_on(trial.trial_id, WorkerLost(reason=f"It crashed: {lines[-1].strip()}"))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """Pass on that a worker was not opened in the end."""
+        """Pass on that a worker was removed before it was opened."""
         self._launcher.pass_on(trial.trial_id, WorkerLost(reason="It was not opened."))
 
 
@@ -113,40 +113,42 @@ class StopAtClosing(_NotPickled, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the launcher is closed."""
+        """Return true if the launcher is closed."""
         return self._launcher.closing
 
 
 class TuneLauncher:
-    """Ray Tune on a thread of its own, and the mailbox of messages to workers, whose ids are those of Tune's trials."""
+    """Ray Tune on its own thread, and the mailbox of messages to workers; a worker's id is that of its Tune trial."""
 
     is_shared = True
 
     def __init__(self, resources: TrialResources, asked: int) -> None:
-        """Start the mailbox, for so many workers as were `asked` for; 0 for as many as there is room for."""
+        """Start the mailbox for the number of workers `asked` for; 0 for as many as there is room for."""
         self.wanted = DesiredWorkers(workers=0)
         self.closing = False
         """True if no more workers are started, and the present ones end."""
         self.actors: dict[str, ActorHandle] = {}
         self.proposed: set[str] = set()
-        """Workers that were proposed and have not ended, those that wait for room among them; of Tune's thread."""
+        """Proposed workers that have not ended, including those that wait for room; used by Tune's thread."""
         self._resources, self._asked = resources, asked
         self._looked_at = time.monotonic()
         self._room = resources.fits(machines_of_cluster())
         self._messages: SimpleQueue[tuple[str, object]] = SimpleQueue()
         self._sent: Counter[str] = Counter()
-        """Worker -> number of messages that were put into the mailbox for it."""
+        """Worker -> number of messages that were put into its mailbox."""
         self._machines: dict[str, str] = {}
-        """Worker -> number of its machine."""
-        # On the machine of the search: on another one all workers would be lost with that.
+        """Worker -> id of its machine."""
+        # On the machine of the search: the loss of another machine would otherwise lose all workers.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS, scheduling_strategy=here)(Mailbox)
         self.mailbox: ActorHandle = actor.remote()
 
     @property
     def room(self) -> int:
-        """Number of workers for which there is room, or will be in a cluster that starts with none; cached, because
-        this is read many times a second."""
+        """Number of workers for which there is room, or the requested number if there is none yet.
+
+        Cached, because it is read many times a second.
+        """
         if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
             self._looked_at = time.monotonic()
             self._room = self._resources.fits(machines_of_cluster())
@@ -162,7 +164,7 @@ class TuneLauncher:
         return len(self.proposed) < min(wanted.workers, most) and time.monotonic() >= wanted.not_before
 
     def pass_on(self, worker: str, *messages: object) -> None:
-        """Take messages of a worker, or what has become of it."""
+        """Take messages of a worker, including its loss."""
         for message in messages:
             if isinstance(message, WorkerLost):
                 self.proposed.discard(worker)
@@ -171,7 +173,7 @@ class TuneLauncher:
             self._messages.put((worker, message))
 
     def report_loss(self, worker: str, *, is_preempted: bool) -> None:
-        """Pass on that a worker's process is gone, and whether its machine is; that may take seconds to know."""
+        """Pass on the loss of a worker's process or machine, in the background: to tell them apart may take seconds."""
 
         def report() -> None:
             machine = self._machines.get(worker)
@@ -183,7 +185,7 @@ class TuneLauncher:
         threading.Thread(target=report, name="reports-loss", daemon=True).start()
 
     def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
-        """Return the messages of workers, as soon as there is one.
+        """Return the messages of workers as soon as there is one.
 
         Raises:
             TrainingError: Tune has ended.
@@ -200,7 +202,7 @@ class TuneLauncher:
         self._sent[worker] += 1
 
     def kill(self, worker: str) -> None:
-        """Kill the process of a worker, which Tune then finds gone."""
+        """Kill the process of a worker, whose loss Tune then reports."""
         if worker in self.actors:
             ray.kill(self.actors[worker])
 
@@ -214,7 +216,7 @@ class TuneLauncher:
             self.tell(worker, End())
 
     def start(self, study: StudySetup, threads: int, folder: Path, scratch_name: str) -> threading.Thread:
-        """Have Tune place the workers that are wanted, until this closes."""
+        """Have Tune place the wanted workers until the launcher closes; return Tune's thread."""
         resources = self._resources
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -247,10 +249,10 @@ class TuneLauncher:
 def _tune(tuner: tune.Tuner, launcher: TuneLauncher) -> None:
     try:
         tuner.fit()
-        reason = "It found nothing more to do."
-    except BaseException as error:  # noqa: BLE001 - a thread that ends would be waited for.
+        reason = "It has no more workers to start."
+    except BaseException as error:  # noqa: BLE001 - the search would wait for a thread that has ended.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-    # After the closing nobody listens any more.
+    # Not received after the launcher is closed.
     launcher.pass_on("", TrainingError(f"Ray Tune has ended. {reason}"))
 
 
@@ -266,7 +268,7 @@ def open_ray_tune(
     """Join or start the cluster, open the first worker, and close everything at the end.
 
     Args:
-        config: the study; no process receives the store's address and the recipients of notifications.
+        config: the study; no worker receives the store's address or the recipients of notifications.
         splits: its data.
         files: the study's folder of weights and checkpoints, which all machines must share.
         is_ending: returns true once the first worker is not to be waited for any longer.
@@ -279,7 +281,7 @@ def open_ray_tune(
     """
     compute = config.compute
     with ExitStack() as closing:
-        # Last, because Tune may write there as long as there is a Ray.
+        # Entered first, so removed last: Tune may write there while Ray runs.
         temporary = tempfile.TemporaryDirectory(prefix="hpo-tune-", ignore_cleanup_errors=True)
         folder = Path(closing.enter_context(temporary))
         closing.enter_context(joined_cluster(compute.ray_address, config.store.url))
@@ -303,7 +305,7 @@ def open_ray_tune(
 
 @contextmanager
 def _marked(files: Path, name: str) -> Iterator[None]:
-    """Leave the name of this search in a marker in the study's folder, by which workers know it."""
+    """Write the name of this search to a marker in the study's folder, by which workers recognise the folder."""
     with writing_to(files):
         files.mkdir(parents=True, exist_ok=True)
         (files / MARKER).write_text(name)

@@ -1,4 +1,4 @@
-"""Learning curves: what a configuration scores and costs as it is trained; a proposal gets the nearest one's.
+"""Learning curves: score and training time of a configuration over its training, and look-up of the nearest curve.
 
 To add another source of curves: a class with the two methods of `CurveSource`, in a file of its own.
 """
@@ -26,12 +26,12 @@ from hpo.store.results import Evaluation, TrialResult, read_history, read_search
 
 FORMAT = "hpo-curves"
 MARK = f'{{"format": "{FORMAT}"'
-"""How a recording begins."""
+"""Start of every file of recorded curves."""
 VERSION = 1
 ENDED = (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE)
-"""Endings that say something of the configuration; an error or a pause does not."""
+"""Endings that depend on the configuration, unlike errors and pauses."""
 TRAIN_ROWS = 2000
-"""Training rows of a replay, where its curves do not say how many there were."""
+"""Assumed number of training rows if the curves do not contain it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Point:
     """One evaluation on a curve."""
 
     rung: Annotated[int, Field(ge=1, le=LAST_RUNG)]
-    """Examples seen over those of the study's longest trial, in per mille; with folds, folds scored."""
+    """Examples seen, in per mille of those of the study's longest trial; with folds, folds scored."""
     score: float
     seconds: Annotated[float, Field(gt=0)]
     """Training and evaluation time so far."""
@@ -47,19 +47,19 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """What one trial showed from its beginning to its ending."""
+    """The learning curve of one trial, up to its ending."""
 
     hyperparameters: Hyperparameters
     length: int
-    """Rung at which the trial ends when it is trained to its end, 1 to 1000."""
+    """Last rung of the trial if it is trained completely, 1 to 1000."""
     points: tuple[Point, ...]
-    """Rising in rung and in seconds, as far as it came."""
+    """Its evaluations up to the ending; rung and seconds increase."""
     ending: Ending
     """`completed`, `pruned`, `diverged` or `infeasible`."""
     seconds: float
     """Training and evaluation time until it ended."""
     train_rows: int = TRAIN_ROWS
-    """Training rows of an epoch, from which the optimizer steps follow; not in the file."""
+    """Training rows of an epoch, which determine the number of optimizer steps; not in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +68,23 @@ class Recording:
 
     study: str
     metric: str
-    """What the scores are, e.g. `macro_f1`."""
+    """Metric of the scores, e.g. `macro_f1`."""
     parameters: tuple[str, ...]
-    """Hyperparameters that the study's space named."""
+    """Hyperparameters in the study's search space."""
     curves: tuple[Curve, ...]
 
 
 class CurveSource(Protocol):
-    """Knows what any configuration would show if it were trained. The same assignment has the same curve."""
+    """Learning curves of all configurations of a space. The same assignment always has the same curve."""
 
     def curve(self, assignment: Assignment) -> Curve:
-        """Return the curve of a trial with a point at each of its milestones, as far as it would come.
+        """Return the curve of a trial, with a point at each of its milestones up to its ending.
 
-        Its ending is `completed`, `diverged` or `infeasible`.
+        The ending is `completed`, `diverged` or `infeasible`.
         """
 
     def true_score(self, assignment: Assignment) -> float:
-        """Return the score that its configuration has at its end, free of the noise of one seed."""
+        """Return the final score of the trial's configuration, without the noise of one seed."""
 
 
 def export_curves(database: Database, study: str | None = None) -> Recording:
@@ -92,10 +92,10 @@ def export_curves(database: Database, study: str | None = None) -> Recording:
 
     Args:
         database: the store.
-        study: its name; None for the only one of the store.
+        study: name of the study; None for the only one of the store.
 
     Raises:
-        ConfigurationError: no such study, several where none was named, or one that confirms another.
+        ConfigurationError: no such study, several if none was named, or one that confirms another.
         NoResultError: no trial has completed.
         StoreError: a study that hpo did not make, or the store failed.
     """
@@ -130,7 +130,7 @@ def _curve(trial: TrialResult, told: Sequence[Evaluation], space: SearchSpace, *
 
 
 def to_lines(recording: Recording) -> str:
-    """Return a recording as JSON Lines that `read_curves` reads back equal: a header, then one curve a line."""
+    """Return a recording as JSON Lines, a header and then one curve per line; `read_curves` restores it exactly."""
     header = {
         "format": FORMAT, "version": VERSION, "study": recording.study, "metric": recording.metric,
         "parameters": recording.parameters,
@@ -172,18 +172,18 @@ class _CurveLine(Typed):
 
 
 def read_curves(path: Path) -> Recording:
-    """Read the file that `hpo curves export` wrote.
+    """Read a file that `hpo curves export` wrote.
 
     Raises:
-        ConfigurationError: no such file, or not one of these, or of a newer version, or without a completed curve.
+        ConfigurationError: no such file, or it has another format, a newer version or no completed curve.
     """
     lines = _json_lines(path)
     if not lines or not isinstance(lines[0], dict) or lines[0].get("format") != FORMAT:
-        raise ConfigurationError(f"{path} is no file of learning curves; make one with hpo curves export.")
+        raise ConfigurationError(f"{path} is not a file of learning curves; create one with hpo curves export.")
     header = read_model(_Header, lines[0], f"{path}, line 1")
     if header.version != VERSION:
         raise ConfigurationError(
-            f"{path} has version {header.version} of the format, and this hpo reads version {VERSION}; export the "
+            f"{path} has version {header.version} of the format, but this hpo reads version {VERSION}; export the "
             "curves again."
         )
     curves = tuple(_read_curve(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2))
@@ -215,7 +215,7 @@ def _read_curve(line: Any, place: str) -> Curve:
 
 
 DECADE = 10.0
-"""Largest value over smallest from which a positive hyperparameter is compared on its log scale."""
+"""Ratio of largest to smallest value from which a positive hyperparameter is compared on a log scale."""
 TRAINABLE = (Ending.COMPLETED, Ending.PRUNED)
 
 Difference = Callable[[Any, Any], float]
@@ -224,7 +224,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RecordedShape:
-    """A recorded curve over the share of its trial that was trained; arrays of one length, the first rising."""
+    """A recorded curve as arrays of equal length, over the increasing share of its trial that was trained."""
 
     curve: Curve
     shares: Floats
@@ -242,7 +242,7 @@ class _RecordedShape:
         return float(np.interp(share, np.append(0.0, self.shares), np.append(0.0, self.seconds)))
 
     def followed_by(self, shares: Floats, scores: Floats) -> "_RecordedShape":
-        """Return this curve, continued at its own pace."""
+        """Return this curve with points appended, at its own seconds per share."""
         pace = self.seconds[-1] / self.shares[-1]
         return _RecordedShape(
             curve=self.curve,
@@ -253,22 +253,22 @@ class _RecordedShape:
 
 
 class RecordedCurves:
-    """Curves of a study that was run.
+    """Curves of a real study; a configuration gets the curve of the nearest recorded one.
 
-    The distance of two configurations is the sum over hyperparameters of their difference: for a number over its range
-    among the curves, on a log scale where it is positive and spans a decade; 0 or 1 for anything else (Gower 1971). Of
-    equally near curves, such as a default on two seeds, the assignment's seed picks one. A curve is stretched to the
-    proposal's own length, its seconds with its passes. A pruned curve is continued from its last point in parallel to
-    the nearest completed one.
+    The distance of two configurations is the sum of the differences of their hyperparameters (Gower 1971). A numeric
+    difference is divided by the range among the curves, on a log scale for positive values that span a decade; any
+    other difference is 0 or 1. Among equally near curves, such as a default on two seeds, the assignment's seed selects
+    one. The curve is stretched to the length of the assignment, and its seconds by the ratio of their passes. A pruned
+    curve is continued from its last point in parallel to the nearest completed one.
     """
 
     def __init__(self, curves: Sequence[Curve]) -> None:
         """Take the curves, of which at least one must be completed.
 
         Raises:
-            ConfigurationError: none is.
+            ConfigurationError: none is completed.
         """
-        # A trial that was pruned before its first evaluation has shown nothing.
+        # A trial that was pruned before its first evaluation has no points.
         usable = [curve for curve in curves if curve.points or curve.ending not in TRAINABLE]
         self._differences = differences(curve.hyperparameters for curve in usable)
         shapes = [_shape(curve) for curve in usable]
@@ -283,7 +283,7 @@ class RecordedCurves:
         self._shapes = [*completed, *continued, *untrainable]
 
     def curve(self, assignment: Assignment) -> Curve:
-        """Return the nearest curve, read at the assignment's milestones."""
+        """Return the nearest curve, interpolated at the assignment's milestones."""
         near = self._nearest(self._shapes, assignment.hyperparameters)
         shape = near[assignment.seed % len(near)]
         end, reached = assignment.milestones[-1].rung, max(shape.shares, default=0.0) + 1e-9
@@ -302,7 +302,7 @@ class RecordedCurves:
         )
 
     def true_score(self, assignment: Assignment) -> float:
-        """Return the best score on the nearest curve, the mean over several; NaN where it cannot be trained."""
+        """Return the best score of the nearest curve, a mean if there are several; NaN if it cannot be trained."""
         near = [shape for shape in self._nearest(self._shapes, assignment.hyperparameters) if shape.trainable]
         return float(np.mean([shape.scores.max() for shape in near])) if near else math.nan
 
@@ -312,14 +312,14 @@ class RecordedCurves:
 
 
 def differences(configurations: Iterable[Hyperparameters]) -> dict[str, Difference]:
-    """Return hyperparameter -> distance of two of its values, for those that vary; the seed is none."""
+    """Return hyperparameter -> distance of two of its values, for those that vary, without the seed."""
     rows = [dict(configuration) for configuration in configurations]
     values = {name: [row[name] for row in rows] for name in Hyperparameters.model_fields if name != "seed"}
     return {name: _difference(known) for name, known in values.items() if any(one != known[0] for one in known)}
 
 
 def distance(apart: Mapping[str, Difference], one: Hyperparameters, other: Hyperparameters) -> float:
-    """Return the distance of two configurations, by the result of `differences`."""
+    """Return the distance of two configurations; `apart` is the result of `differences`."""
     return sum(difference(getattr(one, name), getattr(other, name)) for name, difference in apart.items())
 
 
@@ -354,12 +354,12 @@ def _shape(curve: Curve) -> _RecordedShape:
 
 
 def _level(shape: _RecordedShape) -> _RecordedShape:
-    """Return a completed curve to its full length, level from where it stopped itself early."""
+    """Return a completed curve at full length, constant after early stopping."""
     return shape if shape.shares[-1] >= 1 else shape.followed_by(np.array([1.0]), shape.scores[-1:])
 
 
 def _continued_along(shape: _RecordedShape, guide: _RecordedShape) -> _RecordedShape:
-    """Return a pruned curve to its full length, in parallel to a completed one."""
+    """Return a pruned curve continued to full length, in parallel to a completed one."""
     last = shape.shares[-1]
     rest = guide.shares > last
     return shape.followed_by(guide.shares[rest], shape.scores[-1] + guide.scores[rest] - guide.score_at(last))

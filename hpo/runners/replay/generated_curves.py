@@ -1,4 +1,4 @@
-"""Generated learning curves: a synthetic response to the hyperparameters that behaves as fine-tuning does."""
+"""Generated learning curves: a synthetic function of the hyperparameters that resembles fine-tuning."""
 
 import json
 import math
@@ -16,10 +16,10 @@ RATE_OF: Mapping[OptimizerName, float] = {
     "adamax": 6e-5, "adagrad": 1e-4, "adadelta": 0.4, "adafactor": 5e-4, "rmsprop": 1e-5, "lion": 2e-5,
     "schedule_free_adamw": 5e-5, "muon": 1e-4, "sgd": 0.3, "momentum": 1e-2, "nesterov": 1e-2,
 }  # fmt: skip
-"""Best learning rates other than AdamW's, about as in the shipped spaces."""
+"""Best learning rates of optimizers other than AdamW, about as in the shipped spaces."""
 RATE_TIMES: Mapping[MethodName, float] = {"full": 1.0, "top_layers": 2.0, "lora": 10.0, "head": 30.0}
 LOST_BY: Mapping[MethodName, float] = {"full": 0.0, "top_layers": 0.01, "lora": 0.005, "head": 0.05}
-"""Loss of score where less than the whole model is trained."""
+"""Score lost if less than the whole model is trained."""
 COST_TIMES: Mapping[MethodName, float] = {"full": 1.0, "top_layers": 0.6, "lora": 0.7, "head": 0.35}
 
 FLOOR = 0.3
@@ -27,29 +27,29 @@ FLOOR = 0.3
 TRIAL_NOISE = 0.006
 """Standard deviation of the final score between seeds."""
 EVALUATION_NOISE = {True: 0.002, False: 0.008}
-"""Standard deviation of a single evaluation: of all of validation, and of a part."""
+"""Standard deviation of a single evaluation: on all validation rows, and on a part."""
 COST_SPREAD = 0.5
 """Standard deviation of the log of the seconds between configurations that should cost the same."""
 SECONDS_PER_PASS = 600.0
-"""Of a full fine-tune at `USUAL_LENGTH` tokens, before the spread."""
+"""Seconds of a full fine-tune at `USUAL_LENGTH` tokens, before the spread."""
 USUAL_LENGTH = 128
 DIVERGES_FROM = 1.6
-"""Decades above the best learning rate from which the loss is soon NaN."""
+"""Decades above the best learning rate from which the loss becomes NaN."""
 MOST_TOKENS = 384
 """Tokens of a text above which a full fine-tune does not fit into memory, even with one row at once."""
 
 
 class GeneratedCurves:
-    """Curves drawn from a seed: smooth in learning rate, regularisation, length and method, with noise on every trial.
+    """Curves drawn from a seed: smooth in learning rate, regularisation, length and method, with noise per trial.
 
-    The best learning rate, how much it matters, and the score within reach differ from seed to seed. Curves saturate,
-    those of higher rates sooner, so that they cross. Seconds follow passes, length and method, with a log-normal
-    spread that belongs to the configuration. Rates far too high diverge; long texts in a full fine-tune do not fit
-    into memory.
+    The best learning rate, its importance and the best possible score depend on the seed. Curves saturate, earlier at
+    higher learning rates, so that curves cross. Seconds depend on passes, length and method, with a log-normal spread
+    between configurations. Learning rates far above the best diverge; full fine-tunes on long texts do not fit into
+    memory.
     """
 
     def __init__(self, seed: int) -> None:
-        """Draw the truth of `seed`, 0 or more."""
+        """Draw the parameters of the curves from `seed`, 0 or more."""
         self._seed = seed
         drawn = random.Random(derived_seed(seed, "truth"))
         self._best_score = drawn.uniform(0.85, 0.95)
@@ -96,13 +96,13 @@ class GeneratedCurves:
         return max(FLOOR, self._best_score - sum(lost))
 
     def _decades_off(self, hyperparameters: Hyperparameters) -> float:
-        """Return by how many decades the learning rate is above the best one, which grows with the batch."""
+        """Return how many decades the learning rate is above the best one, which grows with the batch size."""
         usual = RATE_OF.get(hyperparameters.optimizer, ADAMW_RATE) * RATE_TIMES[hyperparameters.method]
         best = usual * math.sqrt(hyperparameters.batch_size / 16) * 10**self._rate_shift
         return math.log10(hyperparameters.learning_rate / best)
 
     def _reach(self, hyperparameters: Hyperparameters) -> tuple[float, Ending]:
-        """Return how far a trial comes, as a share of its length, and how it ends there."""
+        """Return the share of its length that a trial reaches, and its ending there."""
         if hyperparameters.method == "full" and hyperparameters.max_length > MOST_TOKENS:
             return 0.01, Ending.INFEASIBLE
         off = self._decades_off(hyperparameters)
@@ -118,7 +118,7 @@ class GeneratedCurves:
 
 
 def _saturating(final: float, haste: float, share: float) -> float:
-    """Return the score after `share` of a trial: from `FLOOR` towards `final`, reached at the end."""
+    """Return the score after `share` of a trial, which rises from `FLOOR` to `final` at the end."""
     return FLOOR + (final - FLOOR) * math.expm1(-haste * share) / math.expm1(-haste)
 
 

@@ -1,4 +1,4 @@
-"""Simulated search: the real coordinator and dispatch over learning curves on a virtual clock; comparisons."""
+"""Simulated search: the real coordinator and dispatch over learning curves on a virtual clock; compared settings."""
 
 import itertools
 import math
@@ -34,21 +34,21 @@ from hpo.search.warm_start import absolute
 from hpo.space.search_space import SearchSpace
 
 LISTEN_SECONDS = 60.0
-"""For how long the dispatch listens at a time: nobody steers a simulated search from outside."""
+"""Longest wait of the dispatch for messages: no user commands arrive in a simulated search."""
 PROGRESS_SECONDS = 600.0
-"""Between two messages of a worker in training, at most."""
+"""Longest time between two messages of a training worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Winner:
-    """The best trial from a moment on."""
+    """A trial that scored higher than all before it."""
 
     found_at: float
-    """Seconds from the start."""
+    """Seconds since the start of the search."""
     score: float
     """Its score on validation."""
     true_score: float
-    """What its configuration scores, free of the noise of its seed."""
+    """Score of its configuration without the noise of one seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +56,26 @@ class SimulatedSearch:
     """The result of a search."""
 
     best_score: float | None
-    """The winner's score on validation; None where no trial completed."""
+    """The winner's score on validation; None if no trial completed."""
     true_score: float | None
-    """What the winner's configuration scores, free of the noise of its seed."""
+    """Score of the winner's configuration without the noise of one seed."""
     found_at: float | None
-    """Seconds from the start until the winner was found."""
+    """Seconds from the start until the winner completed."""
     begun: int
-    """Trials that were begun."""
+    """Number of started trials."""
     completed: int
     pruned: int
     """Trials pruned at a rung, or not trainable."""
     busy_share: float
     """Share of the workers' time in which they trained, 0 to 1."""
     seconds: float
-    """What the search took."""
+    """Duration of the search."""
     given_seconds: float | None
-    """What it was given; None without a deadline."""
+    """Time from the start to the deadline; None without one."""
     winners: tuple[Winner, ...] = ()
-    """Each best completed trial, as they came."""
+    """Successive best completed trials."""
     incumbents: tuple[Winner, ...] = ()
-    """Each trial that scored highest, completed or unfinished, as they came: what `hpo best` would have shown."""
+    """Successive best trials, completed or unfinished: those that `hpo best` would have shown."""
 
 
 def simulate(
@@ -86,19 +86,19 @@ def simulate(
     starts_at: float = SIMULATION_START,
     until: Callable[[Winner], bool] = lambda _: False,
 ) -> SimulatedSearch:
-    """Run the search that `config` describes along the curves of `source`, over a store that is thrown away.
+    """Run the search of `config` over the curves of `source`, in a temporary store.
 
-    Neither the model nor the examples that it names are read. Without `compute.workers` there is one worker.
+    The model and the examples of `config` are not read. Without `compute.workers` there is one worker.
 
     Args:
         config: the study.
-        source: what each trial would show.
-        metric: what the source's scores are called.
-        starts_at: when the search begins, in seconds since 1970.
-        until: whether an incumbent ends the search.
+        source: learning curves of its trials.
+        metric: name of the source's scores.
+        starts_at: start of the search, in seconds since 1970.
+        until: returns true for an incumbent that ends the search.
 
     Raises:
-        ConfigurationError: a space or a budget that cannot be.
+        ConfigurationError: an invalid space or budget.
     """
     space = space_of_study(config)
     refuse_unfit_search(config, space)
@@ -145,7 +145,7 @@ def simulate(
 
 
 class _Record(SearchCallback):
-    """Keeps what a search is judged by."""
+    """Record of a search: its assignments, its endings, and its best trials with their times."""
 
     def __init__(self, clock: VirtualClock, source: CurveSource, on_incumbent: Callable[[Winner], None]) -> None:
         self._clock, self._source, self._began, self._on_incumbent = clock, source, clock(), on_incumbent
@@ -153,21 +153,21 @@ class _Record(SearchCallback):
         self.winners: list[Winner] = []
         self.incumbents: list[Winner] = []
         self._incumbent: tuple[int, float] | None = None
-        """Trial and score of the last of them."""
+        """Trial and score of the newest incumbent."""
         self._scores: dict[int, float] = {}
         self._endings: dict[int, Ending] = {}
 
     def assigned(self, assignment: Assignment) -> None:
-        """Keep what was assigned."""
+        """Record an assignment."""
         self.assignments[assignment.trial] = assignment
 
     def reported(self, report: Report, decision: Decision) -> None:  # noqa: ARG002
-        """Keep which trial scores highest."""
+        """Record a new highest score."""
         self._scores[report.trial] = report.score
         self._keep_incumbent()
 
     def ended(self, outcome: Outcome) -> None:
-        """Keep how a trial ended, and when the best of them did."""
+        """Record the ending of a trial, and a new best one."""
         self._endings[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED and outcome.best is not None:
             score = self._scores[outcome.trial] = outcome.best.score
@@ -178,7 +178,7 @@ class _Record(SearchCallback):
         self._keep_incumbent()
 
     def count(self, *endings: Ending) -> int:
-        """Return how many trials ended in one of these ways."""
+        """Return the number of trials with one of these endings."""
         return sum(ending in endings for ending in self._endings.values())
 
     def _keep_incumbent(self) -> None:
@@ -194,15 +194,15 @@ class _Record(SearchCallback):
 
 
 def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
-    # What a pruner costs is seen by comparing searches; an audited trial would blur that.
+    # Without audit and confirmation: a comparison of searches already shows the cost of a pruner.
     confirmation = config.confirmation.model_copy(update={"finalists": 0, "audit": 0.0})
     store = StoreConfig(url=f"sqlite:///{Path(folder, 'hpo.db')}")
     return config.model_copy(update={"store": store, "confirmation": confirmation})
 
 
 def _expect(coordinator: Coordinator, source: CurveSource, config: StudyConfig, space: SearchSpace) -> None:
-    """Let the coordinator know, as at a real start, what the extremes of the space cost."""
-    # Of each row a token is counted, and nothing is scored: a step has those seconds too.
+    """Pass the coordinator the costs of the extremes of the space, as the start of a real search does."""
+    # A row counts as one token, and no row as scored: the seconds of a step include evaluation.
     workload = Workload(config=config, space=space, dimensions=Dimensions(train_rows=TRAIN_ROWS, layers=12))
     probes = {values: _probe(source, values) for values in (dearest(space), cheapest(space))}
     fitting = {values: probe for values, probe in probes.items() if probe.feasible}
@@ -210,7 +210,7 @@ def _expect(coordinator: Coordinator, source: CurveSource, config: StudyConfig, 
 
 
 def _probe(source: CurveSource, hyperparameters: Hyperparameters) -> Probe:
-    """Return what a step costs where a whole trial, evaluations included, is spread evenly over its steps."""
+    """Return the cost of a step: that of a whole trial, evaluations included, divided by its steps."""
     whole = Assignment(
         trial=0,
         attempt=1,
@@ -227,9 +227,9 @@ def _probe(source: CurveSource, hyperparameters: Hyperparameters) -> Probe:
 
 SHIPPED = "search.pruner=promotion,asynchronous_median,median,successive_halving,hyperband,none"
 SHIPPED_FOR_FOLDS = f"search.pruner={','.join(name for name in FOLD_PRUNERS if name != 'threshold')}"
-"""What is compared where nothing else is asked for; `threshold` needs a score that nobody knows beforehand."""
+"""Settings compared by default, without `threshold`, which needs a score that is unknown before the search."""
 BEYOND_NOISE = 2.0
-"""Standard errors of a difference from which it counts."""
+"""Standard errors that a difference must exceed to be called beyond the noise."""
 
 Setting = tuple[str, ...]
 """Overrides such as `search.pruner=none`."""
@@ -241,7 +241,7 @@ class Estimate:
 
     mean: float
     error: float
-    """Its standard error; NaN of a single search."""
+    """Standard error of the mean; NaN for a single search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +252,7 @@ class SettingResult:
     searches: tuple[SimulatedSearch, ...]
 
     def mean_of(self, value: Callable[[SimulatedSearch], float | None]) -> Estimate | None:
-        """Return the mean of a value over the searches that have it; None where none has."""
+        """Return the mean of a value over the searches that have it; None if none has."""
         values = [found for search in self.searches if (found := value(search)) is not None]
         return estimate(values) if values else None
 
@@ -267,7 +267,7 @@ def settings_of(vary: Sequence[str]) -> list[Setting]:
     """Return every combination of `vary`, each a dotted path and its values: `search.pruner=median,none`.
 
     Raises:
-        ConfigurationError: one that is not written so, or a path that is there twice.
+        ConfigurationError: one has another form, or a path occurs twice.
     """
     choices: dict[str, list[str]] = {}
     for one in vary:
@@ -275,7 +275,7 @@ def settings_of(vary: Sequence[str]) -> list[Setting]:
         listed = [value.strip() for value in values.split(",")]
         if not path or not separator or not all(listed) or path in choices:
             raise ConfigurationError(
-                f"--vary is a dotted path and its values, each path once, as in "
+                f"--vary takes a dotted path and its values, each path once, as in "
                 f"search.pruner=median,none, but got {one!r}."
             )
         choices[path] = list(dict.fromkeys(listed))
@@ -292,16 +292,16 @@ def compare(
     starts_at: float,
     on_done: Callable[[int, int], None],
 ) -> list[SettingResult]:
-    """Simulate `searches` searches under each setting, with the seeds that follow the study's own.
+    """Simulate `searches` searches under each setting, with consecutive seeds from the study's own.
 
     Args:
         configs: setting -> the study under it.
-        source_of: seed of a search -> its curves; where `jobs` is above 1, something that can be pickled.
-        searches: how many of each, at least 1.
-        metric: what the curves' scores are called.
-        jobs: processes that simulate side by side.
-        starts_at: when each search begins, in seconds since 1970.
-        on_done: is called after each search with how many are done, and how many there are.
+        source_of: seed of a search -> its curves; must be picklable if `jobs` is above 1.
+        searches: number of searches per setting, at least 1.
+        metric: name of the curves' scores.
+        jobs: number of parallel processes.
+        starts_at: start of each search, in seconds since 1970.
+        on_done: called after each search with the number of finished ones and of all.
 
     Raises:
         ConfigurationError: a study that cannot be run.
@@ -322,14 +322,14 @@ def compare(
 
 
 def recommendation(results: Sequence[SettingResult]) -> str:
-    """Return which setting to choose, and whether it is better beyond the noise, in a sentence.
+    """Return a sentence with the setting to choose and whether its lead over the next is beyond the noise.
 
-    Of those with a winner in the most searches, it is the one whose winners are truly best in the mean. Its distance to
-    the next is taken search by search, since both had the same seeds.
+    Among the settings with a winner in most searches, it has the highest mean true score. The lead is the mean
+    difference of pairs of searches with the same seed.
     """
     found = [sum(search.true_score is not None for search in one.searches) for one in results]
     if max(found) == 0:
-        return "No search has completed a trial, so there is nothing to choose by; give budget.time or trials more."
+        return "No search completed a trial, so no setting can be recommended; raise budget.time or budget.trials."
     able = [one for one, count in zip(results, found, strict=True) if count == max(found)]
     ranked = sorted(able, key=lambda one: -_true(one).mean)
     best, chosen = ranked[0], f"Choose {setting_text(ranked[0].setting)}: true score {_true(ranked[0]).mean:.4f}"
@@ -344,7 +344,7 @@ def recommendation(results: Sequence[SettingResult]) -> str:
 
 
 def estimate_text(estimated: Estimate, digits: int) -> str:
-    """Return a mean as `0.0300 ± 0.0100`; without the error where a single search has none."""
+    """Return a mean as `0.0300 ± 0.0100`; without the error for a single search."""
     error = "" if math.isnan(estimated.error) else f" ± {estimated.error:.{digits}f}"
     return f"{estimated.mean:.{digits}f}{error}"
 
@@ -356,7 +356,7 @@ def setting_text(setting: Setting) -> str:
 
 def _true(result: SettingResult) -> Estimate:
     true_scores = result.mean_of(lambda search: search.true_score)
-    assert true_scores is not None, "only those are ranked that have found something"
+    assert true_scores is not None, "only settings with a winner are ranked"
     return true_scores
 
 
@@ -368,7 +368,7 @@ def _simulated(
 
 @contextmanager
 def _mapping(jobs: int) -> Iterator[Callable[..., Any]]:
-    """Yield a `map` over so many processes, in which searches come in the order of their studies."""
+    """Yield a `map` over `jobs` processes, whose results have the order of the arguments."""
     if jobs == 1:
         yield map
         return
@@ -377,8 +377,8 @@ def _mapping(jobs: int) -> Iterator[Callable[..., Any]]:
             yield pool.map
         except BrokenProcessPool:
             raise TrainingError(
-                "A process that simulated searches was killed, as the kernel does where memory is short; give --jobs a "
-                "smaller number."
+                "A process that simulated searches was killed, perhaps because memory ran out; give --jobs a smaller "
+                "number."
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Replay of learning curves on a virtual clock: workers that train a whole search in seconds."""
+"""Replay worker pool: workers that follow learning curves on a virtual clock, a whole search in seconds."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from hpo.training.milestones import steps_per_epoch
 from hpo.training.run import Message, steps_to_prune
 
 SCORED_ROWS = {True: 1000, False: 200}
-"""Validation rows of an evaluation, full or not."""
+"""Validation rows of a full evaluation, and of a part."""
 PEAK_MEMORY_BYTES = 2**30
 SIMULATION_START = 1_767_290_400.0
 """2026-01-01 18:00 UTC."""
@@ -34,7 +34,16 @@ class ReplayedAttempt:
         metric: str,
         pruner: PrunerName = "none",
     ) -> None:
-        """Begin at `began`, in seconds since 1970, with a message at least every `progress_every` seconds."""
+        """Begin at `began`, in seconds since 1970, with a message at least every `progress_every` seconds.
+
+        Args:
+            assignment: to train.
+            curve: its learning curve, with a point at each milestone.
+            began: start of the attempt.
+            progress_every: longest time between two messages.
+            metric: name of the curve's scores.
+            pruner: name of the study's pruner.
+        """
         self.assignment, self.began, self.since = assignment, began, began
         self._curve, self._progress_every, self._metric = curve, progress_every, metric
         self._steps = steps_of(assignment.hyperparameters, curve.train_rows)
@@ -45,18 +54,18 @@ class ReplayedAttempt:
         self._coming = self._next()
 
     def resume(self, assignment: Assignment, now: float) -> None:
-        """Go on, as a new attempt, from where it was paused; `began` is when it would have begun without pauses."""
+        """Resume as a new attempt; `began` becomes the start that the trial would have had without pauses."""
         self.began += now - self._paused_at
         self.assignment, self.since, self._last_message_at = assignment, now, now
         self._coming = self._next()
 
     @property
     def due(self) -> float:
-        """When its next message comes."""
+        """Time of its next message."""
         return self._coming[0]
 
     def advance(self) -> Message:
-        """Return the message that comes at `due`; an `Outcome` is the last."""
+        """Return the message at `due`; an `Outcome` is the last."""
         moment, message_at = self._coming
         self._last_message_at = moment
         message = message_at(moment)
@@ -64,7 +73,7 @@ class ReplayedAttempt:
         return message
 
     def decide(self, action: Action, now: float) -> Outcome | None:
-        """Apply a decision at the next step; return the outcome where it ends the attempt."""
+        """Apply a decision at the next step; return the outcome if it ends the attempt."""
         if action is Action.CONTINUE or now >= self._ends_at():
             return None
         self._paused_at = now
@@ -72,7 +81,7 @@ class ReplayedAttempt:
         return self._outcome(ending, now, f"{verb} after step {self._step(self._share_at(now))} of {self._steps}.")
 
     def _next(self) -> tuple[float, Callable[[float], Message]]:
-        """Return when the next message comes and what makes it; of several at one moment the first listed here."""
+        """Return the time of the next message and its function; of several at one time the first listed here."""
         coming: list[tuple[float, Callable[[float], Message]]] = [
             (self._evaluated_at(), self._report),
             (self._ends_at(), self._end),
@@ -87,7 +96,7 @@ class ReplayedAttempt:
         return math.inf if self._is_out_of_patience() or not left else self.began + left[0].seconds
 
     def _ends_at(self) -> float:
-        """Return when its training ends; infinite as long as an evaluation comes before."""
+        """Return the end of its training; infinity while an evaluation comes first."""
         if self._is_out_of_patience():
             return self._last_message_at
         return self.began + self._curve.seconds if self._evaluated_at() == math.inf else math.inf
@@ -97,7 +106,7 @@ class ReplayedAttempt:
         return patience is not None and self._full_since_best >= patience
 
     def _share_at(self, moment: float) -> float:
-        """Return the share of the trial that is trained by then, in 0..1."""
+        """Return the share of the trial that is trained at a time, in 0..1."""
         points = self._curve.points
         seconds, rungs = [0.0, *(point.seconds for point in points)], [0, *(point.rung for point in points)]
         return float(np.interp(moment - self.began, seconds, rungs)) / self._curve.length
@@ -107,7 +116,7 @@ class ReplayedAttempt:
 
     def _report(self, moment: float) -> Report:
         point, milestone = self._curve.points[self._evaluations], self.assignment.milestones[self._evaluations]
-        assert point.rung == milestone.rung, "a source answers with a point for each milestone"
+        assert point.rung == milestone.rung, "a curve has a point for each milestone"
         hyperparameters, share = self.assignment.hyperparameters, point.rung / self._curve.length
         values = {self._metric: point.score, "loss": math.exp(-point.score)}
         scores = Scores(metric=self._metric, values=values, rows=SCORED_ROWS[milestone.full])
@@ -149,12 +158,12 @@ class ReplayedAttempt:
 
     def _end(self, moment: float) -> Outcome:
         ending = Ending.COMPLETED if self._is_out_of_patience() else self._curve.ending
-        reason = "" if ending is Ending.COMPLETED else f"The curve that is replayed {ending} here."
+        reason = "" if ending is Ending.COMPLETED else f"The replayed curve {ending} here."
         return self._outcome(ending, moment, reason)
 
     def _exceed_limit(self, moment: float) -> Outcome:
         limit = self.assignment.limit_seconds
-        return self._outcome(Ending.INFEASIBLE, moment, f"Not trained within its limit of {limit:.0f} seconds.")
+        return self._outcome(Ending.INFEASIBLE, moment, f"The training exceeded its limit of {limit:.0f} seconds.")
 
     def _outcome(self, ending: Ending, moment: float, reason: str) -> Outcome:
         outcome = self.assignment.ended(ending, reason, moment - self.began)
@@ -177,27 +186,27 @@ def examples_of(hyperparameters: Hyperparameters) -> int:
 
 
 class VirtualClock:
-    """Seconds since 1970, as `time.time`; it stands still until it is put forward."""
+    """A clock of seconds since 1970, like `time.time`, that only `put_forward` moves."""
 
     def __init__(self, starts_at: float = SIMULATION_START) -> None:
         self._now = starts_at
 
     def __call__(self) -> float:
-        """Return what time it is."""
+        """Return the time."""
         return self._now
 
     def put_forward(self, moment: float) -> None:
-        """Go on to `moment`; a clock never goes back."""
+        """Move to `moment`, but never backwards."""
         self._now = max(self._now, moment)
 
 
 class ReplayWorkerPool:
-    """Workers named `replay-0`, `replay-1` ... that train along the curves of a source; none is ever lost or hangs.
+    """Workers `replay-0`, `replay-1` ... that follow the curves of a source; none is ever lost or hangs.
 
-    The clock is put forward by `listen` alone: to the next message of a worker.
+    Only `listen` puts the clock forward: to the next message of a worker.
     """
 
-    # An assignment that is asked for when a worker is free knows most, and here it takes no time to come.
+    # Requests take no virtual time, and a proposal that is made later knows more results.
     prefetch = 0
 
     def __init__(
@@ -210,15 +219,15 @@ class ReplayWorkerPool:
         progress_every: float,
         pruner: PrunerName = "none",
     ) -> None:
-        """Make workers that are open.
+        """Create workers that are open.
 
         Args:
-            workers: how many, at least 1.
-            source: knows every curve.
-            clock: the one that the coordinator and the dispatch go by.
-            metric: what the source's scores are called.
-            progress_every: seconds after which a worker in training sends its progress, if there is nothing else.
-            pruner: the study's.
+            workers: number of workers, at least 1.
+            source: learning curves of the trials.
+            clock: the clock of the coordinator and the dispatch.
+            metric: name of the source's scores.
+            progress_every: seconds without a message after which a training worker sends its progress.
+            pruner: name of the study's pruner.
         """
         self._source, self._clock, self._metric, self._progress_every = source, clock, metric, progress_every
         self._pruner = pruner
@@ -230,28 +239,28 @@ class ReplayWorkerPool:
 
     @property
     def workers(self) -> Collection[str]:
-        """Names of all."""
+        """Names of all workers."""
         return self._training.keys()
 
     @property
     def capacities(self) -> Mapping[str, Capacity]:
-        """All of them, by name."""
+        """Capacities of all workers, by name."""
         return self._capacities
 
     @property
     def trained_seconds(self) -> float:
-        """Seconds of training that the workers have done so far, summed over them."""
+        """Sum of the workers' training seconds so far."""
         training = (attempt for attempt in self._training.values() if attempt)
         return self._trained_seconds + sum(self._clock() - attempt.since for attempt in training)
 
     def give(self, worker: str, assignment: Assignment) -> None:
-        """Begin an assignment on a worker that trains none."""
+        """Begin an assignment on an idle worker."""
         assert self._training[worker] is None, "a worker trains one assignment at a time"
         self._training[worker] = self._attempt(worker, assignment)
         self._messages.append((worker, Begun(trial=assignment.trial, attempt=assignment.attempt)))
 
     def apply(self, worker: str, decision: Decision) -> None:
-        """Apply a decision, at once; one about what the worker does not train does nothing."""
+        """Apply a decision at once; ignored if the worker does not train that attempt."""
         attempt = self._training.get(worker)
         if attempt is not None and is_about(decision, attempt.assignment):
             outcome = attempt.decide(decision.action, self._clock())
@@ -262,14 +271,14 @@ class ReplayWorkerPool:
                 self._free(worker)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
-        """Return the next messages of workers; the clock goes to there, or by `seconds` and there are none.
+        """Put the clock forward to the next messages and return them; without any within `seconds`, only by these.
 
-        Each worker sends one message at a time: of several at one moment the next call returns the next.
+        A call returns at most one due message of a worker.
         """
         if not self._messages:
             due = {name: attempt.due for name, attempt in self._training.items() if attempt}
             moment = min([self._clock() + max(0.0, seconds), *due.values()])
-            assert moment < math.inf, "a worker trains, or the wait has an end"
+            assert moment < math.inf, "a worker trains, or the wait is finite"
             self._clock.put_forward(moment)
             for name in [name for name, at in due.items() if at <= moment]:
                 self._advance(name)
@@ -297,7 +306,7 @@ class ReplayWorkerPool:
 
     def _advance(self, name: str) -> None:
         attempt = self._training[name]
-        assert attempt is not None, "only a worker in training has something due"
+        assert attempt is not None, "only a training worker has a due message"
         message = attempt.advance()
         self._messages.append((name, message))
         if isinstance(message, Outcome):
@@ -310,5 +319,5 @@ class ReplayWorkerPool:
 
 
 def is_about(decision: Decision, assignment: Assignment) -> bool:
-    """Return whether a decision is about that attempt."""
+    """Return true if a decision is about that attempt."""
     return (decision.trial, decision.attempt) == (assignment.trial, assignment.attempt)

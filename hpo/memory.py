@@ -1,7 +1,7 @@
 """Memory: out-of-memory detection, the micro-batch size that fits, and how much of a device is used and free.
 
-A step stays the step it is: where memory runs out, its batch goes through in micro-batches whose gradients add up to
-the batch's. Only dropout masks are drawn for other shapes: their distribution is kept, and not each number.
+If memory runs out, a batch is split into micro-batches, whose gradients add up to those of the batch. Only dropout
+masks differ, because they are drawn in other shapes; their distribution is the same.
 """
 
 import ctypes
@@ -22,27 +22,27 @@ T = TypeVar("T")
 MemoryKey = tuple[object, ...]
 
 LARGE_BLOCK, KEPT_HEAP = 2**22, 2**26
-"""Bytes of a block that leaves this process when it is freed, and of freed smaller ones that stay in it."""
+"""Size of a block that is returned to the system when it is freed, and of smaller freed blocks that are kept."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's `mallopt`."""
+"""Parameters of glibc's `mallopt`."""
 
 CONTEXT_BYTES = 2**29
-"""What CUDA itself takes of a GPU for a process, about."""
-# What allocators raise as plain RuntimeErrors, or torch's AcceleratorError; these words are how it is recognised.
+"""Approximate GPU memory that CUDA itself takes for a process."""
+# Parts of messages by which plain RuntimeErrors and torch's AcceleratorErrors of allocators are recognised.
 _SIGNS = (
     "DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory", "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
 )  # fmt: skip
-# All that oneDNN says where there is no memory for its code; what it cannot compute at all is a "primitive descriptor".
+# The complete message of oneDNN without memory for its code; unsupported operations mention a "primitive descriptor".
 _ONEDNN_SIGN = "could not create a primitive"
 
 
 class OutOfMemoryInEvaluation(MemoryError):
-    """Memory does not suffice to score one row."""
+    """Too little memory to score a single row."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` is a device's or this machine's memory running out."""
+    """Return true if `error` means that memory of a device or of this machine ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error)
@@ -50,23 +50,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def if_memory_suffices(compute: Callable[[], T]) -> T | None:
-    """Return what `compute` returns; None where memory runs out, with nothing left of what it held."""
+    """Return the result of `compute`; None if memory runs out, after its tensors have been freed."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Not in the handler: as long as the error lives, so do its frames and their tensors.
+    # Outside the handler, because the error's frames keep their tensors alive.
     return None
 
 
 def settle_heap() -> None:
-    """Keep freed tensors on a CPU from filling memory, or from being asked for anew at each step.
+    """Limit the memory that freed CPU tensors occupy, without requesting small blocks from the system at each step.
 
-    By itself glibc comes to keep blocks of up to 32 MiB, which gradients and inputs of layers between them hold apart.
-    The end of its heap it gives back at every chance, and small models take most of their time to fill it again.
+    By default glibc keeps freed blocks of up to 32 MiB, and live tensors between them fragment the heap. It also
+    returns the end of the heap to the system whenever it can, and small models then spend most of their time on getting
+    it back.
     """
-    # Another C library has no such thing.
+    # Other C libraries have no mallopt.
     with suppress(AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
@@ -74,20 +75,20 @@ def settle_heap() -> None:
 
 
 def release(device: torch.device) -> None:
-    """Give back what torch keeps of a GPU's memory for later; after the error, whose frames hold their tensors."""
+    """Empty torch's cache of GPU memory; to be called after an error is handled, whose frames keep tensors alive."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start counting the peak of a GPU anew, with nothing kept for later; a process's peak cannot be."""
+    """Reset the peak of GPU memory, with an empty cache; the peak memory of a process cannot be reset."""
     if device.type == "cuda":
         release(device)
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most that torch took of a GPU since `reset_peak`; on CPU, this process since its start."""
+    """Return the peak GPU memory of torch since `reset_peak`; on a CPU, that of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -95,7 +96,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def room_bytes(device: torch.device) -> int:
-    """Return what this process can take: of a GPU what is free and what it holds; on CPU all that the machine has."""
+    """Return the memory that this process can use: free and own memory of a GPU; on a CPU, all of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) + CONTEXT_BYTES
     return int(psutil.virtual_memory().total)
@@ -103,30 +104,30 @@ def room_bytes(device: torch.device) -> int:
 
 @dataclass(slots=True)
 class MicroBatch:
-    """Of one kind of trial; shared by all of that kind in a process, so that the next begins where this one came to."""
+    """Micro-batch size of trials of one kind, shared in a process, so that a trial starts with the size of the last."""
 
     rows: int | None = None
-    """Most rows at once; None for whole batches."""
+    """Largest number of rows at once; None for whole batches."""
     is_checkpointed: bool = False
-    """Whether gradients are checkpointed."""
+    """True if gradient checkpointing is used."""
 
     def at_once(self, batch_rows: int) -> int:
-        """Return how many rows of a batch of so many go through at once."""
+        """Return the micro-batch size for a batch of that many rows."""
         return batch_rows if self.rows is None else min(self.rows, batch_rows)
 
     def lower(self, rows: int | None) -> None:
-        """Take at most `rows`; None for as many as now."""
+        """Use at most `rows` at once; None changes nothing."""
         if rows is not None:
             self.rows = self.at_once(rows)
 
     def restore(self, earlier: "MicroBatch") -> None:
-        """Take what was taken earlier: what it came to since was too much still, and says nothing of what fits."""
+        """Return to an earlier state, because even the smaller sizes since then did not fit and tell nothing."""
         self.rows, self.is_checkpointed = earlier.rows, earlier.is_checkpointed
 
     def shrink(self, rows: int, *, may_checkpoint: bool) -> bool:
-        """Take less memory than `rows` at once did, at which it ran out; return whether that can be.
+        """Reduce memory after it ran out with `rows` at once; return false if that is impossible.
 
-        Half as many rows; where that was one, all of them with gradient checkpointing, where that may be.
+        Halve the rows. From a single row, turn gradient checkpointing on if allowed, and return to whole batches.
         """
         checkpoints = rows == 1 and may_checkpoint and not self.is_checkpointed
         if checkpoints:
@@ -137,6 +138,6 @@ class MicroBatch:
 
 
 def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:
-    """Return what the memory of a step depends on beside its rows; trials equal in it share a `MicroBatch`."""
+    """Return the values that, besides its rows, determine a step's memory; trials with equal ones share a size."""
     names = ("method", "max_length", "optimizer", "trained_layers", "kept_layers", "lora_rank", "lora_targets")
     return tuple(getattr(hyperparameters, name) for name in names)

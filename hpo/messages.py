@@ -14,15 +14,15 @@ from hpo.config.hyperparameters import Hyperparameters
 Precision = Literal["fp32", "bf16"]
 """Number format of the forward pass; weights stay in fp32."""
 SEMANTICS = 4
-"""Version of the training semantics; raised where a change of hpo changes scores by more than rounding.
+"""Version of the training semantics, raised if a change of hpo changes scores by more than rounding.
 
-1: whole batches, dropout in frozen layers too. 2: micro-batches by length, each with dropout masks of its own; frozen
-layers in evaluation mode; dropout and folds have seeds of their own; a pair is one text whichever comes first.
-3: fewer full evaluations, unless asked for, where more would take over a tenth of a trial. 4: with folds a regression
-scales targets by each fold's own training rows.
+1: whole batches; dropout in frozen layers too. 2: micro-batches by length, each with its own dropout masks; frozen
+layers in evaluation mode; separate seeds for dropout and folds; a pair is the same text in either order. 3: unless
+configured, fewer full evaluations if they would take over a tenth of a trial. 4: with folds, regression scales targets
+by the training rows of each fold.
 """
 SEMANTICS_KEY = "semantics"
-"""Key of `SEMANTICS` among the versions that are recorded with a study."""
+"""Key of `SEMANTICS` in the versions that are recorded with a study."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Milestone:
     rung: int
     """Examples seen over the study's maximum (its longest trial), in per mille: 1 to 1000. With folds, folds scored."""
     full: bool
-    """Whether all of validation is scored, or this is the mean of all folds: what can become the trial's score."""
+    """True if all of validation is scored, or the mean of all folds, so that it can become the trial's score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +42,9 @@ class Capacity:
     worker: str
     """Name of the worker, unique among those of a search, e.g. `inline-0`."""
     device: str
-    """Device name as torch writes it: `cpu`, `cuda:0`."""
+    """Device name in torch's notation: `cpu`, `cuda:0`."""
     slots: int = 1
-    """Trials that the worker trains side by side."""
+    """Number of trials that the worker trains at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +63,20 @@ class Assignment:
     maximum_passes: float
     """Passes over all training rows in the study's longest trial: the 1000 per mille of its rungs."""
     score_to_beat: float | None = None
-    """Least score among the study's kept weights when this was assigned; a worker keeps weights that score higher.
-    None while there is room."""
+    """Lowest score among the study's kept weights at the time of assignment; a worker keeps weights that score higher.
+    None while fewer are kept than allowed."""
     micro_batch_size: int | None = None
-    """Rows of a batch that go through the model at once, as an earlier trial of this size needed; None for all."""
+    """Micro-batch size that an earlier trial of this kind needed; None for whole batches."""
     confirms: int | None = None
-    """The trial that this one confirms, in a study beside the search: it is judged by a `HeldOutEvaluation`, and its
-    files lie in a folder of their own. None in a search."""
+    """The trial that this one confirms; None in a search. A confirming trial belongs to a separate study, is judged by
+    a `HeldOutEvaluation`, and has a separate folder of files."""
     limit_seconds: float | None = None
     """Training and evaluation time beyond which the trial is pruned as not trainable; None for no limit."""
     alone: bool = False
-    """Whether its worker trains nothing beside it: it was in training with others when their worker died."""
+    """True if its worker must train no other trial at once, because it was training with others when a worker died."""
 
     def ended(self, ending: "Ending", reason: str, seconds: float = 0.0) -> "Outcome":
-        """Return the outcome of this attempt where its training sends none: it died, or was not begun."""
+        """Return an outcome of this attempt for a worker that cannot send one: it died, or did not begin."""
         return Outcome(
             trial=self.trial, attempt=self.attempt, ending=ending, seconds=seconds, peak_memory_bytes=0, reason=reason
         )
@@ -84,7 +84,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A worker has begun to train an attempt, which may be the cause where the worker dies before the attempt ends."""
+    """The start of an attempt in a worker. If the worker then dies, a started attempt may be the cause."""
 
     trial: int
     attempt: int
@@ -92,7 +92,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
-    """Sizes of a study's data and model, from which the work of its trials is counted."""
+    """Sizes of a study's data and model, which determine the work of its trials."""
 
     train_rows: int
     validation_rows: int = 0
@@ -100,35 +100,35 @@ class Dimensions:
     folds: tuple[tuple[int, int], ...] = ()
     """Training and validation rows of each fold; none without folds."""
     least_rows: int = 1
-    """Least training rows of a trial, whatever its `data_fraction`."""
+    """Smallest number of training rows of a trial, whatever its `data_fraction`."""
     train_lengths: tuple[int, ...] = (1,)
-    """Tokens of a sample of the training examples, rising."""
+    """Numbers of tokens of a sample of the training examples, increasing."""
     validation_lengths: tuple[int, ...] = (1,)
     layers: int
-    """Of the pretrained model."""
+    """Number of layers of the pretrained model."""
     pass_tokens: int = 0
     """Fixed cost of a pass through the model, in tokens."""
     keeps_states: bool = False
-    """Whether layers below all that a trial trains are computed once, not in each pass."""
+    """True if the layers below all trained ones are computed once, not in each pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """How fast a device trains the study's model."""
+    """Speed of a device on the study's model."""
 
     fp32_seconds: float
     """Forward and backward pass, per example."""
     bf16_seconds: float
-    """The same under bf16 autocast; 0 where it was not measured."""
+    """The same under bf16 autocast; 0 if not measured."""
     difference: float
-    """Distance of bf16 logits from fp32 ones, over the length of the fp32 ones."""
+    """Distance of bf16 logits from fp32 ones, divided by the norm of the fp32 ones."""
     precision: Precision
-    """What was chosen, or asked for."""
+    """Precision that was chosen, or configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """Work and the seconds that it took; tokens include padding and the fixed cost of passes."""
+    """Measured work and its seconds; tokens include padding and the fixed cost of passes."""
 
     trained_tokens: float = 0.0
     updates: int = 0
@@ -142,48 +142,48 @@ class Probe:
     """Costs of a few steps of one configuration on a device."""
 
     feasible: bool
-    """Whether one row at a time fits into memory; if not, the other numbers are 0."""
+    """True if one row at a time fits into memory; if not, the other numbers are 0."""
     micro_batch_size: int | None = None
-    """Rows of a batch that fit at once; None for all."""
+    """Micro-batch size that fits; None for whole batches."""
     seconds_per_step: float = 0.0
-    """Of the fastest optimizer step, on typical texts."""
+    """Seconds of the fastest optimizer step, on typical texts."""
     seconds_per_scored_row: float = 0.0
     timed: tuple[Timed, ...] = ()
-    """Steps, an evaluation and an opening, as far as there was time for them."""
+    """Steps, an evaluation and an opening, as far as time allowed."""
     peak_memory_bytes: int = 0
     """Peak memory of its process, on the device or the machine."""
     room_bytes: int = 0
-    """Memory that its process could take; 0 where it is not known."""
+    """Memory that its process could use; 0 if unknown."""
     checkpoint_bytes: int = 0
-    """Size of one checkpoint, of which a trial in training has two."""
+    """Size of one checkpoint; a running trial has two."""
     weights_bytes: int = 0
     """Size of a trial's trained weights."""
     first_loss: float = 0.0
     """Loss at the first step, nats per example; about the log of the number of classes unless something is wrong."""
     metric_error: str | None = None
-    """What a metric of the user's own died of on the rows that were scored."""
+    """Error of a user-defined metric on the scored rows; None if it raised none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demands:
-    """Requirements that the trials of a study have of its model, so that a worker can refuse before the first."""
+    """Requirements of a study's trials on its model, which a worker checks before the first trial."""
 
     max_length: int
     """Largest number of tokens of a text."""
     trained_layers: int | None
-    """None where no trial trains top layers alone."""
+    """Largest number of trained top layers; None if no trial trains only these."""
     kept_layers: int | None
-    """None where every trial keeps all layers."""
+    """Largest number of kept layers; None if every trial keeps all layers."""
     dropout: bool
-    """Whether a trial may set dropout."""
+    """True if a trial may set dropout."""
     attention_dropout: bool
-    """Whether a trial may set that of attention apart."""
+    """True if a trial may set attention dropout separately."""
     token_masking: bool
-    """Whether a trial may mask tokens."""
+    """True if a trial may mask tokens."""
     word_swap: bool
-    """Whether a trial may swap words."""
+    """True if a trial may swap words."""
     lora_targets: tuple[str, ...] = ()
-    """What trials may have adapters on."""
+    """Values of `lora_targets` that trials may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +193,8 @@ class Scores:
     metric: str
     """Name of the metric among `values` that trials are compared by, e.g. `macro_f1`."""
     values: Mapping[str, float]
-    """Every score by name; higher is better, except for `loss` (nats per example). In 0..1, but `matthews` in -1..1,
-    `neg_calibration_error` in -1..0, `neg_log_loss` at most 0, and a function of the user's own anywhere."""
+    """Every score by name; higher is better, except for `loss` (nats per example). Scores are in 0..1, but `matthews`
+    is in -1..1, `neg_calibration_error` in -1..0, `neg_log_loss` at most 0, and user-defined metrics have no limits."""
     rows: int
     """Number of rows that were scored."""
     per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -204,16 +204,16 @@ class Scores:
 
     @property
     def objective(self) -> float:
-        """The value of `metric`, which is the objective value."""
+        """The value of `metric`, which the search maximises."""
         return self.values[self.metric]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Score on a slice of the rows by the task's metric for slices, such as F1, whatever the metric."""
+    """Score of a slice of the rows by the task's metric for slices, such as F1, which may differ from the study's."""
 
     by: str
-    """Property that the rows share: `length` or `group`."""
+    """Property that divides the rows into slices: `length` or `group`."""
     name: str
     """Its value: `0 to 31 words`, or the name of a group."""
     rows: int
@@ -229,8 +229,7 @@ class HeldOutEvaluation:
     """Jackknife deviations of the score: the sum of their squares is its variance over examples, the sum of
     products its covariance with another evaluation of the same rows."""
     of_a_unit: float = 0.0
-    """Average change of the score where one correct row, or one group of rows that belong together, becomes wrong;
-    0 where it is not known."""
+    """Average change of the score if one correct row, or one group of rows, becomes wrong; 0 if unknown."""
     slices: tuple[Slice, ...] = ()
 
 
@@ -243,24 +242,24 @@ class Report:
     rung: int
     full: bool
     decides: bool
-    """Whether this rung may prune: enough optimizer steps were taken, and warm-up is over or nothing is pruned for
-    good."""
+    """True if this rung may prune: enough optimizer steps were taken, and warm-up is over or trials are only set
+    aside."""
     step: int
     """Optimizer steps taken."""
     epoch: float
     """Epochs of this trial's own data seen."""
     examples_seen: int
     learning_rate: float
-    """The rate of the last step, schedule applied."""
+    """Learning rate of the last step, after the schedule."""
     train_loss: float
     """Mean loss over the steps since the last report, nats per example, without the penalty."""
     validation: Scores
     train: Scores | None = None
-    """Scores on a seeded sample of the training rows; of full reports at a new best, and of the last."""
+    """Scores on a seeded sample of the training rows, in full reports with a new best score and in the last."""
     held_out: HeldOutEvaluation | None = None
-    """Of a trial that confirms another, at a new best: the evaluation that it is judged by."""
+    """Evaluation that a confirming trial is judged by, in reports with a new best score."""
     seconds: float
-    """Training and evaluation time of the trial so far; of an attempt that began anew, of that attempt."""
+    """Training and evaluation time of the trial so far; if the attempt started from the beginning, of the attempt."""
     peak_memory_bytes: int
 
     @property
@@ -281,7 +280,7 @@ class Progress:
     learning_rate: float
     train_loss: float
     seconds: float
-    """Training and evaluation time so far, that of earlier attempts included."""
+    """Training and evaluation time so far, with that of earlier attempts."""
 
 
 class Action(StrEnum):
@@ -320,12 +319,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredStanding(Standing):
-    """Progress of a study, with what tells whether it has gained anything."""
+    """Progress of a study, with the scores that determine its gain over the default."""
 
     default: Scores
-    """Those of the default configuration."""
+    """Scores of the default configuration."""
     others: Mapping[int, float]
-    """Trial -> score of the others that completed."""
+    """Trial -> score of the other completed trials."""
 
 
 class Ending(StrEnum):
@@ -340,7 +339,7 @@ class Ending(StrEnum):
     DIVERGED = "diverged"
     """The loss or a gradient was no longer a number."""
     INFEASIBLE = "infeasible"
-    """Out of memory with one row at once, or beyond its time limit."""
+    """Out of memory with a single row, or beyond its time limit."""
     FAILED = "failed"
     """An error."""
     DIED = "died"
@@ -357,16 +356,16 @@ class Outcome:
     best: Report | None = None
     """The best full report, if there was one."""
     seconds: float
-    """Training and evaluation time of the trial; of an attempt that began anew, of that attempt."""
+    """Training and evaluation time of the trial; if the attempt started from the beginning, of the attempt."""
     peak_memory_bytes: int
     resumed_examples: int = 0
-    """Examples seen at the checkpoint that the attempt resumed; 0 where it began anew."""
+    """Examples seen at the checkpoint that the attempt resumed from; 0 if it started from the beginning."""
     resumed_seconds: float = 0.0
-    """Part of `seconds` that earlier attempts had taken up to that checkpoint."""
+    """Part of `seconds` that earlier attempts took up to that checkpoint."""
     changes: tuple[str, ...] = ()
-    """Device, threads and versions that changed before a trial resumed, as `threads: 2 before, 1 now`: it is then equal
-    only up to rounding."""
+    """Changes of device, threads and versions before the trial resumed, such as `threads: 2 before, 1 now`; results
+    are then equal only up to rounding."""
     micro_batch_size: int | None = None
-    """Rows of a batch that went through the model at once, where memory did not suffice for all; None where it did."""
+    """Micro-batch size if memory did not suffice for whole batches; else None."""
     reason: str = ""
-    """Reason of an ending other than `completed`: one line, without a text of the user."""
+    """Reason of an ending other than `completed`: one line, without any text of the user's data."""

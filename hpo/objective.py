@@ -1,4 +1,4 @@
-"""The plain Optuna callable: `study.optimize(FineTuneObjective(config, space))`, with nothing else of ours."""
+"""Optuna objective: `study.optimize(FineTuneObjective(config, space))`, without the rest of hpo's search."""
 
 import threading
 from functools import partial
@@ -22,26 +22,26 @@ from hpo.training.device import with_dtype
 from hpo.training.worker import Worker, open_worker, train
 
 OF_LEARNING_CURVES = (PercentilePruner, SuccessiveHalvingPruner, HyperbandPruner, PatientPruner)
-"""Optuna's pruners, MedianPruner among them, that take a trial's steps for a learning curve."""
+"""Optuna's pruners, including MedianPruner, that treat a trial's steps as a learning curve."""
 
 
 class FineTuneObjective:
-    """Fine-tunes a model under what an `optuna.Trial` suggests and returns its score on validation, to be maximised.
+    """Optuna objective that fine-tunes a model and returns its score on validation, to be maximised.
 
-    Scores are reported at rungs (examples seen, in per mille of the longest trial), so any pruner of Optuna's works.
-    With `evaluation.folds` they are reported after each fold: use a pruner that takes steps for no learning curve, such
-    as Wilcoxon's.
-    Model and data are read at the first call, once a process; calls from several threads take turns.
+    Scores are reported at rungs (examples seen, in per mille of the longest trial), so every pruner of Optuna works.
+    With `evaluation.folds` they are reported after each fold, which needs a pruner that does not treat steps as a
+    learning curve, such as Wilcoxon's. Model and data are read once, at the first call; calls from several threads
+    train one after another.
 
         study = optuna.create_study(direction="maximize")
         study.optimize(FineTuneObjective(load_config(Path("study.yaml"))), n_trials=20)
     """
 
     def __init__(self, config: StudyConfig, space: SearchSpace | None = None) -> None:
-        """Take a study's configuration and, where it is not the one that `config.space` names, its space.
+        """Take a study's configuration, and its space if that is not the one of `config.space`.
 
         Raises:
-            SpaceError: the study's folds cannot serve this space.
+            SpaceError: the space does not allow the study's folds.
         """
         self._config = config
         self._space = space or space_of_study(config)
@@ -50,12 +50,12 @@ class FineTuneObjective:
         self._turn = threading.Lock()
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return the objective at the trial's best full evaluation.
+        """Return the score of the trial's best full evaluation.
 
         Raises:
-            ConfigurationError: the study minimises, or its pruner takes folds for a learning curve.
-            optuna.TrialPruned: the trial was pruned, or cannot be trained, which a violated constraint says.
-            TrainingError: training failed; says why.
+            ConfigurationError: the study minimises, or its pruner treats folds as a learning curve.
+            optuna.TrialPruned: the trial was pruned, or cannot be trained, which is marked by a violated constraint.
+            TrainingError: training failed, with the reason.
             HpoError: the model or the data cannot be used.
         """
         self._refuse_unfit_study(trial.study)
@@ -74,12 +74,12 @@ class FineTuneObjective:
     def _refuse_unfit_study(self, study: optuna.Study) -> None:
         if self._config.compute.ranks_of_trial > 1:
             raise ConfigurationError(
-                f"compute.ranks is {self._config.compute.ranks_of_trial}, but a plain objective trains in this process "
-                "alone; leave it and compute.gpus_per_trial out, or search with hpo run."
+                f"compute.ranks is {self._config.compute.ranks_of_trial}, but FineTuneObjective trains only in this "
+                "process; leave compute.ranks and compute.gpus_per_trial out, or search with hpo run."
             )
         if study.directions != [StudyDirection.MAXIMIZE]:
             raise ConfigurationError(
-                "Scores are higher where they are better, but the Optuna study minimises; make it with "
+                "Higher scores are better, but the Optuna study minimises; create it with "
                 'create_study(direction="maximize").'
             )
         if self._config.evaluation.folds and isinstance(study.pruner, OF_LEARNING_CURVES):
@@ -89,7 +89,7 @@ class FineTuneObjective:
             )
 
     def _trained(self, trial: optuna.Trial) -> Outcome:
-        """Train one trial to its end, asking Optuna's pruner at every rung that may decide."""
+        """Train one trial, and ask Optuna's pruner at every rung that may prune."""
         worker = self._opened()
         hyperparameters = self._space.hyperparameters(self._space.suggest(trial))
         trial.set_user_attr("learning_rate", hyperparameters.learning_rate)
@@ -111,7 +111,7 @@ class FineTuneObjective:
             worker = open_worker(self._config, splits)
             worker.refuse_unfit(demands_of(self._space))
             worker.use(worker.measure(dearest(self._space)).precision)
-            # Only now: a worker that was refused is no worker for the next call either.
+            # Only now, because the next call must not use a worker that was refused.
             self._worker = worker
         return self._worker
 

@@ -1,13 +1,13 @@
-"""Rank group: the processes that train one trial together, each with its shard of every batch. Mostly it is one.
+"""Rank group: the processes that train one trial together, each with its shard of every batch; usually only one.
 
-Every rank runs the same code in lockstep and comes to the same weights. What must be agreed goes through `all_gather`;
-gradients are summed apart. Rank 0 alone receives decisions, looks at the clock, writes files and evaluates. That it
-evaluates alone costs the others' time, and keeps a score what it is on one rank; split by rows, running out of memory
-and a metric of the user's own would have to be agreed too.
+Every rank runs the same code in lockstep and gets the same weights. Ranks agree on values by `all_gather`; gradients
+are summed separately. Only rank 0 receives decisions, reads the clock, writes files and evaluates. The other ranks wait
+during an evaluation, but scores are the same as on one rank; a division by rows would also have to handle memory that
+runs out on one rank, and user-defined metrics.
 
-A command, such as a trial, ends on all ranks at the `all_gather` to which any rank gives `RankEnded`, whatever the
-others gather: so an error on one rank is an end that all come to, and they live on. Where a rank is gone, or does not
-answer, the group is lost: all its processes end, and another group takes its place.
+A command, such as a trial, ends on all ranks at the `all_gather` to which any rank passes `RankEnded`, whatever the
+others pass. So after an error on one rank all ranks end the command and stay usable. If a rank is gone or does not
+answer, the group is lost: all its processes end, and a new group replaces it.
 """
 
 import os
@@ -37,25 +37,25 @@ INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankInfo:
-    """The place of a process in a rank group."""
+    """Rank of a process in a rank group."""
 
     rank: int
-    """From 0."""
+    """Number of the rank, from 0."""
     ranks: int
-    """How many there are."""
+    """Number of ranks in the group."""
     address: str
     """HOST:PORT at which rank 0 listens for the others; IPv4 or a name."""
 
 
 def free_address(host: str = "127.0.0.1") -> str:
-    """Return an address at which nothing listens now, on this machine, of which `host` is a name."""
+    """Return a currently free address on this machine, with `host` as its name."""
     with socket.create_server((host, 0)) as found:
         return f"{host}:{found.getsockname()[1]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainCommand:
-    """To the other ranks: train this with rank 0."""
+    """Command to the other ranks to train an assignment with rank 0."""
 
     assignment: Assignment
     precision: Precision
@@ -63,7 +63,7 @@ class TrainCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeCommand:
-    """To the other ranks: take these few steps with rank 0."""
+    """Command to the other ranks to take the steps of a probe with rank 0."""
 
     hyperparameters: Hyperparameters
     steps: int
@@ -75,14 +75,14 @@ RankCommand = TrainCommand | ProbeCommand
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankEnded:
-    """A gathered value: the command has ended on this rank, and so on all."""
+    """Gathered value of a rank on which the command has ended; it ends the command on all ranks."""
 
     ending: Ending
     reason: str
 
 
 class EndedOnOtherRank(Exception):
-    """The command has ended, because it has on another rank."""
+    """The command has ended on another rank, and so on this one."""
 
     def __init__(self, ending: Ending, reason: str) -> None:
         super().__init__(reason)
@@ -90,25 +90,25 @@ class EndedOnOtherRank(Exception):
 
 
 class RankGroupLost(BaseException):
-    """A rank is gone, or did not answer, and this process is of no more use: it is to end.
+    """A rank is gone or did not answer, so this process must end.
 
-    No `Exception`, because whoever bears what a trial dies of must not bear this.
+    Not an `Exception`, so that handlers of a trial's errors do not catch it.
     """
 
 
 class RankGroup:
-    """A group of one rank: nothing is exchanged, and no call costs anything."""
+    """A group of one rank, which exchanges nothing."""
 
     rank = 0
     ranks = 1
 
     @property
     def is_rank_0(self) -> bool:
-        """Whether this is rank 0."""
+        """True if this is rank 0."""
         return self.rank == 0
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, in their order; they must be picklable.
+        """Return the picklable values of all ranks, in their order.
 
         Raises:
             EndedOnOtherRank: the command has ended on another rank.
@@ -117,12 +117,12 @@ class RankGroup:
         return [value]
 
     def on_rank_0(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns on rank 0, where alone it is called."""
+        """Return the result of `make` on rank 0; other ranks do not call it."""
         made: T = self.all_gather(make() if self.is_rank_0 else None)[0]
         return made
 
     def in_turns(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns here; no rank calls it before those ahead of it are done."""
+        """Return the result of `make` on this rank; the ranks call it one after another."""
         for turn in range(self.ranks):
             if turn == self.rank:
                 made = make()
@@ -130,30 +130,30 @@ class RankGroup:
         return made
 
     def shard(self, batch: Batch) -> Batch | None:
-        """Return the rows of a batch that this rank trains on; None where there are too few for all ranks."""
+        """Return the rows of a batch that this rank trains on; None if there are too few for all ranks."""
         return batch
 
     def largest_shard(self, rows: int) -> int:
-        """Return how many of so many rows are in the largest shard, which is what a step waits for."""
+        """Return the number of rows in the largest shard, which determines the time of a step."""
         return -(-rows // self.ranks)
 
     def all_reduce(self, loss: Tensor | None, weights: Sequence[nn.Parameter]) -> bool:  # noqa: ARG002
-        """Add up, over the ranks and in place, their shares of a loss and of gradients.
+        """Sum the loss and the gradients over all ranks, in place.
 
         Args:
-            loss: this rank's; None where memory ran out.
-            weights: of which it has gradients; a weight without one on any rank is left without.
+            loss: share of this rank; None if its memory ran out.
+            weights: weights with gradients of this rank; a weight without a gradient on all ranks gets none.
 
         Returns:
-            whether memory sufficed on all ranks; otherwise nothing was added.
+            true if memory sufficed on all ranks; otherwise nothing was summed.
         """
         return loss is not None
 
     def broadcast_command(self, command: RankCommand) -> None:
-        """Begin a command, on rank 0."""
+        """Begin a command on all ranks; called by rank 0."""
 
     def next_command(self) -> RankCommand | None:
-        """Return the command that rank 0 begins next; None where it closes the group."""
+        """Return the next command of rank 0; None if it closes the group. Called by the other ranks."""
         raise AssertionError("rank 0 gives the commands")
 
     def end(self, ending: Ending, reason: str) -> None:
@@ -161,7 +161,7 @@ class RankGroup:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Return a context for all of a command: it ends on all ranks where the block ends on one."""
+        """Return a context for a whole command, which ends on all ranks when the block ends on one."""
         try:
             yield
         except Exception as error:
@@ -170,18 +170,18 @@ class RankGroup:
         self.end(Ending.COMPLETED, "")
 
     def close(self) -> None:
-        """Leave; rank 0 lets the others go."""
+        """Leave the group; rank 0 closes it."""
 
 
 ALONE = RankGroup()
 
 
 BUCKET_NUMBERS = 2**23
-"""Gradients smaller than so many numbers are added up together: each sum has a price of its own."""
+"""Size of a bucket of gradients that are summed in one call, because each call has a fixed cost."""
 VALUE_BYTES, LENGTH_BYTES = 4096, 8
-"""A value in one exchange, and of that its length; a longer value takes another exchange."""
+"""Bytes of a value in one exchange, and of its length within these; a longer value takes a second exchange."""
 LONGEST_WAIT = timedelta(days=20)
-"""An `all_gather` may take as long as it takes: rank 0 waits for its next trial, or evaluates."""
+"""Timeout of `all_gather`: practically none, because rank 0 may evaluate or wait for its next trial."""
 
 
 @contextmanager
@@ -196,21 +196,21 @@ class ProcessGroup(RankGroup):
     """A rank group of several processes, of which this one is a rank."""
 
     def __init__(self, rank_info: RankInfo, device: torch.device, patience: timedelta) -> None:
-        """Wait for the other ranks, at the address of rank 0.
+        """Wait for the other ranks at the address of rank 0.
 
         Args:
-            rank_info: of this process, which is in one group at a time.
-            device: where its rank trains.
-            patience: for how long it waits for the others to come, and for a sum.
+            rank_info: rank of this process, which is in one group at a time.
+            device: device of this rank.
+            patience: timeout for the other ranks to join, and for a sum.
 
         Raises:
-            RankGroupLost: they did not come, or nobody can listen at that address.
+            RankGroupLost: they did not join, or rank 0 cannot listen at that address.
         """
         self.rank, self.ranks = rank_info.rank, rank_info.ranks
         self._in_command = False
         host, _, port = rank_info.address.rpartition(":")
         with _lost_if_it_breaks():
-            # A socket of our own: torch's would listen to every network that the machine is in.
+            # Not torch's socket, which would listen on every network of the machine.
             listener = socket.create_server((host, int(port))).detach() if self.is_rank_0 else None
             store = distributed.TCPStore(  # type: ignore[attr-defined]
                 host, int(port), rank_info.ranks, self.is_rank_0, patience, master_listen_fd=listener
@@ -220,10 +220,10 @@ class ProcessGroup(RankGroup):
             )
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-                # A sum that takes too long raises, as one over gloo does, and does not abort the process.
+                # A sum that takes too long then raises, as with gloo, instead of aborting the process.
                 os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
             self._sums = distributed.new_group(backend="nccl" if device.type == "cuda" else "gloo", timeout=patience)
-        # Held from the first on: where memory is short, it must not be the sum that runs out of it.
+        # Allocated at the start, so that memory does not run out during a sum.
         self._bucket = torch.zeros(BUCKET_NUMBERS, device=device)
         self._sum(self._bucket[:1])
 
@@ -245,7 +245,7 @@ class ProcessGroup(RankGroup):
 
     @_lost_if_it_breaks()
     def _gathered(self, value: bytes, size: int) -> list[bytes]:
-        """Return the values of all ranks, in so many bytes each, its length first; what is longer is cut."""
+        """Return the values of all ranks in `size` bytes each, with the length first; longer values are cut."""
         padded = (len(value).to_bytes(LENGTH_BYTES) + value)[:size].ljust(size)
         mine = torch.frombuffer(bytearray(padded), dtype=torch.uint8)
         of_ranks = [torch.empty_like(mine) for _ in range(self.ranks)]
@@ -253,13 +253,13 @@ class ProcessGroup(RankGroup):
         return [one.numpy().tobytes() for one in of_ranks]
 
     def shard(self, batch: Batch) -> Batch | None:
-        """Return the rows of a batch that this rank trains on: none has more than the first."""
+        """Return the rows of a batch that this rank trains on; rank 0 has the largest shard."""
         start = self.rank * self.largest_shard(batch.rows)
         rows = np.arange(start, min(start + self.largest_shard(batch.rows), batch.rows))
         return batch.take(rows) if rows.size else None
 
     def all_reduce(self, loss: Tensor | None, weights: Sequence[nn.Parameter]) -> bool:
-        """Add up losses and gradients, where memory sufficed on all ranks."""
+        """Sum losses and gradients if memory sufficed on all ranks."""
         of_ranks = self.all_gather(None if loss is None else [weight.grad is not None for weight in weights])
         if loss is None or None in of_ranks:
             return False
@@ -267,7 +267,7 @@ class ProcessGroup(RankGroup):
             for weight, *used in zip(weights, *of_ranks, strict=True):
                 if weight.grad is None and any(used):
                     weight.grad = torch.zeros_like(weight)
-            # Had that failed here, the others would wait for a sum.
+            # An error above must end the command on all ranks before any of them waits for a sum.
             self.all_gather(None)
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         for bucket in _buckets([loss, *gradients]):
@@ -275,12 +275,12 @@ class ProcessGroup(RankGroup):
         return True
 
     def broadcast_command(self, command: RankCommand) -> None:
-        """Begin a command, on rank 0."""
+        """Begin a command on all ranks; called by rank 0."""
         self.all_gather(command)
         self._in_command = True
 
     def next_command(self) -> RankCommand | None:
-        """Return the command that rank 0 begins next; None where it closes the group."""
+        """Return the next command of rank 0; None if it closes the group."""
         command: RankCommand | None = self.all_gather(None)[0]
         self._in_command = command is not None
         return command
@@ -291,7 +291,7 @@ class ProcessGroup(RankGroup):
             self.all_gather(RankEnded(ending=ending, reason=reason))
 
     def close(self) -> None:
-        """Leave; rank 0 lets the others go, which have no command."""
+        """Leave the group; rank 0 closes it for the others, which wait for a command."""
         if self.is_rank_0:
             self.all_gather(None)
         distributed.destroy_process_group()
@@ -312,14 +312,14 @@ class ProcessGroup(RankGroup):
 
 
 def join(rank_info: RankInfo | None, device: torch.device, patience_seconds: float) -> RankGroup:
-    """Return the rank group of a process, which all ranks join at once; `ALONE` where it is the only one."""
+    """Return the rank group of a process, after all ranks have joined; `ALONE` for a single rank."""
     if rank_info is None or rank_info.ranks == 1:
         return ALONE
     return ProcessGroup(rank_info, device, timedelta(seconds=patience_seconds))
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Return tensors, in their order, in lists that fit into a bucket; one that is larger is alone."""
+    """Return tensors in order, in lists that fit into a bucket; a larger tensor has its own list."""
     bucket: list[Tensor] = []
     room = BUCKET_NUMBERS
     for tensor in tensors:

@@ -1,5 +1,5 @@
-"""Verdict: whether the winner of a search is better than others, and how sure that is. Trains and writes nothing.
+"""Verdict: whether the winner of a search is better than others, and with what confidence. Trains and writes nothing.
 
-To add a figure, write a pure function over `hpo.store.results.StudyResults` in a file of its own, and have
-`judgement.py` or `advice.py` say it.
+To add a finding, write a pure function over `hpo.store.results.StudyResults` in its own file, and call it from
+`judgement.py` or `advice.py`.
 """

@@ -76,6 +76,7 @@ def _gap_by_chance(results: StudyResults, trial: TrialResult) -> float:
 
 
 def _what_narrows(scored: Sequence[TrialResult]) -> str:
+    """Return a sentence on the hyperparameters that correlate with the gap; empty if none does."""
     found = _correlated(scored, HOLD_BACK, [_gap(trial) for trial in scored])
     if not found:
         return ""

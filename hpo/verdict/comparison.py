@@ -4,12 +4,12 @@ A configuration is trained under several seeds, and each run is scored on the sa
 for two reasons: other rows, and other seeds. The variance over rows is that of a jackknife, paired between
 configurations: it is computed from the differences of their deviations. The variance over seeds is that of runs which
 differ in their seed alone, pooled over all configurations, since each has few seeds. Runs differ under other seeds
-partly because they err on other rows, which both variances would count: so it is subtracted once.
+partly because they err on other rows; both variances contain that part, so it is subtracted once.
 
-Where no row distinguishes the two, or no answer is wrong, the first variance is 0, which says nothing of rows to
-come: an event that n rows have not shown may be as frequent as ln(2 / (1 - coverage)) / n, 3.7 / n at 95% (the rule of
-three, Hanley and Lippman-Hand 1983). There no interval is narrower than the effect of that many rows, or groups of
-rows, on average.
+If no row distinguishes two configurations, or no answer is wrong, the variance over rows is 0, although other rows may
+differ: an event that did not occur in n rows may have a rate of up to ln(2 / (1 - coverage)) / n, or 3.7 / n at 95%
+(the rule of three, Hanley and Lippman-Hand 1983). In that case the half-width of the interval is at least the average
+effect of 3.7 rows, or groups of rows.
 """
 
 import math
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # What scipy.stats.t.ppf calls; scipy.stats takes half a second longer to import.
+from scipy.special import stdtrit  # The function behind scipy.stats.t.ppf, without half a second of import time.
 
 from hpo.metrics.registry import limits_of
 from hpo.store.results import StudyResults, TestEvaluation, TrialResult
@@ -26,24 +26,24 @@ from hpo.verdict.findings import Interval
 
 COVERAGE = 0.95
 ROUNDING = 1e-12
-"""Of sums of deviations that are 0."""
+"""Largest absolute value that counts as a deviation of 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """What one configuration scored on the same rows under several seeds."""
+    """Scores of one configuration on the same rows under several seeds."""
 
     scores: NDArray[np.float64]
     """The scores, shape (seeds,)."""
     deviations: NDArray[np.float64]
-    """Those of `hpo.messages.HeldOutEvaluation`, shape (seeds, groups of rows)."""
+    """Deviations of `hpo.messages.HeldOutEvaluation`, shape (seeds, groups of rows)."""
     seeded: bool = True
-    """Whether another seed would give another score; a baseline's is the same."""
+    """True if the score depends on the seed; false for a baseline."""
     of_a_unit: float = 0.0
-    """As `hpo.messages.HeldOutEvaluation` has it."""
+    """`of_a_unit` of `hpo.messages.HeldOutEvaluation`."""
 
     def after(self, count: int) -> "Runs":
-        """Return all but the first so many."""
+        """Return the runs without the first `count`."""
         return replace(self, scores=self.scores[count:], deviations=self.deviations[count:])
 
     @property
@@ -53,7 +53,7 @@ class Runs:
 
     @property
     def share_of_seeds(self) -> float:
-        """By what the variance over seeds is multiplied in that of the mean."""
+        """Factor of the variance over seeds in the variance of the mean."""
         return 1 / len(self.scores) if self.seeded else 0.0
 
 
@@ -62,11 +62,11 @@ class SeedNoise:
     """Variance of runs of one configuration over seeds."""
 
     variance: float
-    """Of the score on these rows, pooled over the configurations."""
+    """Variance of the score on these rows, pooled over the configurations."""
     of_rows: float
-    """The part of it that comes from runs erring on other rows, which averages out over more rows."""
+    """The part of it that is due to runs erring on different rows, and averages out over more rows."""
     degrees: int
-    """Of freedom; 0 where no configuration has two seeds, and nothing is known."""
+    """Degrees of freedom; 0 if no configuration has two seeds, so that the noise is unknown."""
 
     @property
     def lasting(self) -> float:
@@ -88,14 +88,14 @@ def seed_noise(all_runs: Sequence[Runs]) -> SeedNoise:
 def difference(
     runs: Runs, against: Runs, noise: SeedNoise, bias: float = 0.0, coverage: float = COVERAGE
 ) -> tuple[float, Interval]:
-    """Return by how much one configuration scores higher than another, and the interval of that.
+    """Return the difference between the scores of two configurations, and its interval.
 
     Args:
-        runs: of the one, on some rows.
-        against: runs of the other on the same rows.
-        noise: of these and others.
-        bias: subtracted from the difference, in the unit of the metric.
-        coverage: of the interval, 0 to 1.
+        runs: runs of the first configuration.
+        against: runs of the second configuration on the same rows.
+        noise: variance over seeds, pooled over these and other configurations.
+        bias: selection bias, subtracted from the difference, in the unit of the metric.
+        coverage: coverage of the interval, 0 to 1.
     """
     lead = runs.mean - against.mean - bias
     deviations = runs.deviations.mean(axis=0) - against.deviations.mean(axis=0)
@@ -104,7 +104,7 @@ def difference(
 
 
 def interval_of(runs: Runs, noise: SeedNoise, bias: float = 0.0) -> Interval:
-    """Return the interval of a configuration's mean score less `bias`."""
+    """Return the interval of a configuration's mean score minus `bias`."""
     return _interval(
         runs.mean - bias, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_unit, COVERAGE
     )
@@ -113,7 +113,7 @@ def interval_of(runs: Runs, noise: SeedNoise, bias: float = 0.0) -> Interval:
 def _interval(
     middle: float, deviations: NDArray[np.float64], noise: SeedNoise, share: float, of_a_unit: float, coverage: float
 ) -> Interval:
-    """Return a t interval; its degrees of freedom by Welch (1947) and Satterthwaite (1946)."""
+    """Return a t interval, with degrees of freedom by Welch (1947) and Satterthwaite (1946)."""
     examples = float((deviations**2).sum())
     variance = examples + share * noise.lasting
     uncertain = examples**2 / max(1, len(deviations) - 1)
@@ -137,11 +137,11 @@ def interval_of_test(test: TestEvaluation) -> Interval | None:
 
 
 def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | None:
-    """Return where a trial scores in 95% of cases under another seed, on the rows that the search chose by.
+    """Return the 95% prediction interval of a trial's score under another seed, on the rows that the search chose by.
 
-    The prediction interval of one more normal observation (Hahn and Meeker 1991): about the mean of its runs on fresh
-    seeds, or where it has none about its score, with the variance over seeds pooled over all that was confirmed, or of
-    the default's two seeds in the search. None where no configuration has two seeds.
+    The interval of one more normal observation (Hahn and Meeker 1991). Its centre is the mean of the trial's runs on
+    fresh seeds, or its search score without any. Its variance over seeds is pooled over all confirmed configurations;
+    if none has two seeds, it is that of the default's two seeds in the search. None if there are no two seeds.
     """
     scores: dict[int, list[float]] = {}
     for run in results.confirmation:
@@ -159,5 +159,5 @@ def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | 
 
 
 def _without_rows(scores: list[float]) -> Runs:
-    """Return scores as runs of which the deviations over rows are not known."""
+    """Return scores as runs with unknown deviations over rows."""
     return Runs(np.array(scores), np.zeros((len(scores), 1)))

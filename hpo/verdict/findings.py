@@ -1,4 +1,4 @@
-"""Verdict on a search, as values and as JSON: what was confirmed, how it compares, and what to take."""
+"""Verdict on a search, as values and as JSON: confirmed configurations, comparisons, and the recommended trial."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Reason = Literal[
     "worse than the default",
 ]
 SCHEMA_VERSION = 1
-"""Of the keys below and their meaning; raised when one of them changes or goes, not when one is added."""
+"""Version of the JSON's keys and their meaning; raised when one changes or is removed, not when one is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,33 +25,33 @@ class Interval:
     high: float
 
     def within(self, low: float, high: float) -> "Interval":
-        """Return the part of the interval that lies in the range of what it estimates."""
+        """Return the interval cut to the range of the estimated quantity."""
         return Interval(low=max(low, self.low), high=min(high, self.high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed:
-    """One configuration, trained again on fresh seeds."""
+    """A configuration that was trained again on fresh seeds."""
 
     trial: int
-    """Of the search."""
+    """Number of the trial in the search."""
     is_default: bool
     scores: tuple[float, ...]
-    """The score of each seed that counts, on the rows of the confirmation."""
+    """Scores on the rows of the confirmation, one for each seed that counts."""
     left_out: int = 0
-    """Runs that do not count, because they decided that this configuration won the race."""
+    """Number of runs that do not count, because they decided that this configuration won the race."""
     score: float
-    """The confirmed score: the mean of `scores`, less its estimated selection bias (`Verdict.selection_bias`)."""
+    """Confirmed score: the mean of `scores` minus its estimated selection bias (`Verdict.selection_bias`)."""
     interval: Interval
     search_score: float
-    """Its score in the search: too high on average, since finalists are chosen for it."""
+    """Score in the search, which is too high on average because finalists are chosen by it."""
     seconds: float
     """Mean training time of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineScore:
-    """What a baseline scores on the rows of the confirmation."""
+    """Score of a baseline on the rows of the confirmation."""
 
     name: str
     """`majority class`, `TF-IDF and logistic regression`, `frozen features and logistic regression`."""
@@ -61,20 +61,20 @@ class BaselineScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How a confirmed trial compares with another, or with a baseline."""
+    """Comparison of a confirmed trial with another one, or with a baseline."""
 
     trial: int
     against: str
     """`the default`, `trial 3`, or the name of a baseline."""
     against_trial: int | None
-    """None for a baseline."""
+    """Number of the other trial; None for a baseline."""
     difference: float
-    """Confirmed score of `trial` less the other score, in the unit of the metric."""
+    """Confirmed score of `trial` minus the other score, in the unit of the metric."""
     interval: Interval
 
     @property
     def decision(self) -> Decision:
-        """Whether the trial is better or worse: its whole interval lies above or below 0."""
+        """`better` or `worse` if the whole interval is above or below 0; else `not distinguishable`."""
         if self.interval.low > 0:
             return "better"
         return "worse" if self.interval.high < 0 else "not distinguishable"
@@ -82,63 +82,63 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the confirmation of a search has shown."""
+    """Result of the confirmation of a search."""
 
     metric: str
     rows: int
-    """Number of rows that it was scored on."""
+    """Number of rows of the confirmation."""
     unseen: bool
-    """Whether the search never saw these rows."""
+    """True if the search never saw these rows."""
     selection_bias: float
-    """How much of the winner's mean score is estimated, by simulation, to be selection bias, and was taken off: from
-    the rows that it was chosen by, and from the runs that decided the race where it has no others; else 0."""
+    """Selection bias of the winner's mean score, estimated by simulation and subtracted. It has two sources: the search
+    chose by these rows, or the race was decided by the only runs of the winner; else 0."""
     seed_noise: float
     """Standard deviation of the score over seeds, pooled over the confirmed configurations."""
     confirmed: tuple[Confirmed, ...]
-    """From best to worst."""
+    """Confirmed configurations from best to worst."""
     baselines: tuple[BaselineScore, ...]
     differences: tuple[Difference, ...]
-    """The winner against the default and every other confirmed configuration, then against each baseline; last the
-    recommended trial against each baseline, where that is another trial."""
+    """The winner against the default and every other confirmed configuration, then against each baseline; last, if
+    another trial is recommended, that one against each baseline."""
     best_of_search: float
-    """Highest score that the search gave to any configuration but the default."""
+    """Highest search score of any configuration other than the default."""
     winner: int
     """The finalist that won the race over fresh seeds; the default may still be better."""
     recommended: int
-    """Trial to take: the winner, one not distinguishable from it that trains in much less time, or the default."""
+    """Trial to take: the winner, a trial that is not distinguishable from it and trains much faster, or the default."""
     sentences: tuple[str, ...]
     """The verdict in words, the most important first."""
     failures: Mapping[int, int] = field(default_factory=dict)
     """Trial -> number of its runs without a score, because they diverged or failed; only trials that have any."""
     unfinished: int = 0
-    """Number of runs that have begun and not ended."""
+    """Number of runs that have begun but not ended."""
     has_test_split: bool = True
-    """Whether the study has a test split, by which nothing was chosen."""
+    """True if the study has a test split, by which nothing was chosen."""
     tested: tuple[int, ...] = ()
-    """Trials that were evaluated on the test split, in that order."""
+    """Trials that were evaluated on the test split, in order."""
     class_rows: Mapping[str, int] = field(default_factory=dict)
     """Label -> number of rows of that class."""
     best_epochs: bool = True
-    """Whether a run is scored at the best of several epochs."""
+    """True if a run is scored at the best of several epochs."""
 
     @property
     def default(self) -> Confirmed | None:
-        """The default configuration; None where it was not confirmed."""
+        """The default configuration; None if it was not confirmed."""
         return next((one for one in self.confirmed if one.is_default), None)
 
     @property
     def against_default(self) -> Difference | None:
-        """The winner against the default; None where that was not confirmed."""
+        """The winner against the default; None if that was not confirmed."""
         return next((one for one in self.differences if self.default and one.against_trial == self.default.trial), None)
 
     @property
     def by_trial(self) -> dict[int, Confirmed]:
-        """Trial of the search -> what was confirmed of it."""
+        """Trial of the search -> its confirmed configuration."""
         return {one.trial: one for one in self.confirmed}
 
     @property
     def reason(self) -> Reason:
-        """Why `recommended` is to be taken."""
+        """Reason to take `recommended`."""
         found = self.against_default
         if found is not None and self.recommended == found.against_trial:
             return "worse than the default" if found.decision == "worse" else "not distinguishable from the default"
@@ -176,5 +176,5 @@ def verdict_to_plain(verdict: Verdict) -> dict[str, Any]:
 
 
 def _plain(one: BaselineScore | Confirmed | Difference, *fields: str) -> dict[str, Any]:
-    """Return fields of a value, and the ends of its interval."""
+    """Return fields of a value and the ends of its interval."""
     return {name: getattr(one, name) for name in fields} | {"low": one.interval.low, "high": one.interval.high}

@@ -1,8 +1,8 @@
-"""Gain so far: what a search has gained over its default, less its selection bias, against the noise of scores.
+"""Gain so far: lead of the best trial over the default during a search, minus selection bias, with its noise.
 
-It tells while trials still train whether there is anything to tune. The noise is that of the rows, and of seeds where
-the default was trained on two. Rows that are hard for both configurations count twice, unlike in the verdict, which
-pairs them: so the interval is rather too wide. `docs/verdict.md` has how often it holds.
+It shows while trials still train whether tuning helps. The noise is that over rows, and over seeds if the default was
+trained on two. Unlike the verdict, it does not pair the rows of the two configurations, so its interval tends to be too
+wide; `docs/verdict.md` has the measured coverage.
 """
 
 from collections.abc import Mapping
@@ -25,30 +25,30 @@ FEWEST = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What the best trial so far scores above the default."""
+    """Lead of the best trial so far over the default."""
 
     trial: int
     gain: float
-    """Less the selection bias, in the unit of the metric."""
+    """The lead minus its selection bias, in the unit of the metric."""
     interval: Interval
     noise: float
     """Standard deviation of a single score."""
 
 
 def scored(standing: Standing, results: StudyResults) -> Standing:
-    """Return how a study stands with what its gain follows from, where its default has completed."""
+    """Return a study's progress, with the scores that determine its gain if its default has completed."""
     if results.default is None or results.default.state != "COMPLETE" or results.default.validation is None:
         return standing
     return ScoredStanding(**asdict(standing), default=results.default.validation, others=_others(results))
 
 
 def _others(results: StudyResults) -> dict[int, float]:
-    """Return trial -> score of those that completed and are not the default."""
+    """Return trial -> score of the completed trials except the default."""
     return {trial.number: trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by != "default"}
 
 
 def gain_so_far(results: StudyResults) -> Gain | None:
-    """Return the gain of a study; None where too few trials have completed, or the noise of its metric is not known."""
+    """Return the gain of a study; None if too few trials have completed, or the noise of its metric is unknown."""
     default = results.default
     if default is None or default.state != "COMPLETE" or default.validation is None:
         return None
@@ -64,20 +64,20 @@ def gain_so_far(results: StudyResults) -> Gain | None:
 def gain_over_default(
     others: Mapping[int, float], default: Scores, *, beta: float | None = None, seeds: float = 0.0
 ) -> Gain | None:
-    """Return the gain of the best of `others`, trial -> score, over the default; None as `gain_so_far` does.
+    """Return the gain of the best trial over the default; None in the cases of `gain_so_far`.
 
     Args:
-        others: that have completed.
+        others: trial -> score of the other completed trials.
         default: scores of the default.
-        beta: of `fbeta` and its kin.
-        seeds: standard deviation of a score over seeds; 0 where that is not known.
+        beta: parameter of the F-beta metrics.
+        seeds: standard deviation of a score over seeds; 0 if unknown.
     """
     rows = standard_error(default, beta)
     if len(others) < FEWEST or rows is None:
         return None
     noise = float(np.hypot(rows, seeds))
     best = max(others, key=others.__getitem__)
-    # All of the noise is of the scores that the best was chosen by: none is drawn anew, as it is in a confirmation.
+    # All noise is in the scores that the best was chosen by; unlike in a confirmation, no score is drawn anew.
     all_noise = ScoreNoise(rows=noise, passing=0.0, lasting=0.0)
     scores = (default.objective, *others.values())
     bias = simulated_selection_bias(scores, all_noise, 1, 0, unseen=False, left_out=True).winner
@@ -86,7 +86,7 @@ def gain_over_default(
 
 
 def gain_sentences(results: StudyResults) -> tuple[str, ...]:
-    """Return a sentence on the gain so far; none where it is not known, or runs were confirmed, which say more."""
+    """Return a sentence on the gain so far; none if it is unknown, or if confirming runs have better evidence."""
     found = None if results.confirmation else gain_so_far(results)
     return () if found is None else (gain_in_words(found, results.metric),)
 

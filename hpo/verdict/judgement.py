@@ -1,4 +1,4 @@
-"""Verdict on a search, computed from what its confirmation stored, whenever it is asked for; the recommendation."""
+"""Computation of the verdict and the recommendation, on demand, from the stored runs of the confirmation."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState, distinct, 
 from hpo.verdict.wording import sentences
 
 LIKELY = 0.9
-"""Coverage of the interval that must lie above 0 for the winner to be taken in the place of the default:
-docs/verdict.md has what others gain and risk. To be called better, all of the 95% interval must lie there."""
+"""Coverage of the interval that must be above 0 for the winner to be recommended instead of the default, as compared in
+docs/verdict.md. To be called better, the whole 95% interval must be above 0."""
 MUCH_LESS_TIME = 2 / 3
-"""Share of the winner's training time up to which a configuration that is not distinguishable from it is taken."""
+"""Largest share of the winner's training time at which an indistinguishable configuration is recommended instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,23 +28,23 @@ class SearchScores:
     """Scores by which a search chose the finalists."""
 
     scores: tuple[float, ...] = ()
-    """Of all trials that could have been chosen, the pruned ones among them."""
+    """Scores of all trials that could have been chosen, including pruned ones."""
     unseen: bool = True
-    """Whether the verdict is on rows that the search never saw."""
+    """True if the verdict is on rows that the search never saw."""
     rows: float = 1.0
-    """Number of rows that the search chose by, over that of the rows that the verdict is about."""
+    """Number of rows that the search chose by, divided by the number of rows of the verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """What follows from the runs of a race."""
+    """Recommendation from the runs of a race."""
 
     winner: int
-    """The finalist that is left."""
+    """The finalist that won the race."""
     recommended: int
     """The trial to take."""
     runs: Mapping[int, Runs]
-    """Trial -> the runs that count: of the winner not those that decided the race, where it has others."""
+    """Trial -> the runs that count: for the winner, if possible, without those that decided the race."""
     left_out: int
     """Number of the winner's runs that do not count."""
     selection_bias: Mapping[int, float]
@@ -52,7 +52,7 @@ class Recommendation:
     noise: SeedNoise
 
     def lead(self, trial: int, against: int, coverage: float = COVERAGE) -> tuple[float, Interval]:
-        """Return by how much one trial scores higher than another, and the interval of that."""
+        """Return the lead of one trial over another, and its interval."""
         bias = self.selection_bias[trial] - self.selection_bias[against]
         return difference(self.runs[trial], self.runs[against], self.noise, bias, coverage)
 
@@ -60,17 +60,16 @@ class Recommendation:
 def recommend(
     race: Race, state: RaceState, runs: Mapping[int, Runs], seconds: Mapping[int, float], search: SearchScores
 ) -> Recommendation | None:
-    """Return what to take; None where no finalist has a run, or none has two, so that the noise of seeds is unknown.
+    """Return the recommendation; None if no finalist has a run, or no trial has two, which the noise of seeds needs.
 
-    The default is taken unless the winner is likely better. A faster finalist is taken in the place of the winner if
-    it is not distinguishable from it, scores less by at most the noise of seeds, and is likely better than the default
-    too.
+    The default is recommended unless the winner is likely better. A faster finalist replaces the winner if it is not
+    distinguishable from it, scores lower by at most the noise of seeds, and is also likely better than the default.
 
     Args:
-        race: that was run.
-        state: of the race, on the rows that it is decided by.
-        runs: of each trial, on the rows that the verdict is about, in the order of `state`.
-        seconds: mean training time of a run of each trial.
+        race: the race.
+        state: progress of the race, on the rows that decide it.
+        runs: trial -> its runs on the rows of the verdict, in the order of `state`.
+        seconds: trial -> mean training time of a run.
         search: scores that the finalists were chosen by.
     """
     raced = [trial for trial in race.finalists if trial in runs]
@@ -97,10 +96,10 @@ def recommend(
 
 
 def _without_deciding_runs(runs: Mapping[int, Runs], winner: int, decided: int) -> tuple[Mapping[int, Runs], int]:
-    """Return the runs that count, and how many of the winner's do not; all count where too few would be left.
+    """Return the runs that count, and the number of the winner's that do not; all count if too few would be left.
 
-    Runs that decided the race are biased, and would make the noise of seeds look smaller too: high scores of one
-    configuration lie near to each other.
+    Runs that decided the race are biased upwards. They would also make the noise of seeds look smaller, because high
+    scores of one configuration are close to each other.
     """
     if decided < len(runs[winner].scores):
         others = {**runs, winner: runs[winner].after(decided)}
@@ -125,7 +124,7 @@ def _recommended(found: Recommendation, default: int | None, seconds: Mapping[in
 
     def is_as_good(trial: int) -> bool:
         lead, interval = found.lead(found.winner, trial)
-        # The interval around a single run holds almost anything, so the score itself must be near too.
+        # The interval of a single run is very wide, so the score itself must be close too.
         return interval.low <= 0 and lead <= found.noise.variance**0.5 and beats_default(trial)
 
     if default is not None and not beats_default(found.winner):
@@ -136,7 +135,7 @@ def _recommended(found: Recommendation, default: int | None, seconds: Mapping[in
 
 
 def verdict_on(results: StudyResults) -> Verdict | None:
-    """Return the verdict; None where no finalist was confirmed, or nothing that was has two runs."""
+    """Return the verdict; None if no finalist was confirmed, or no configuration has two runs."""
     by_trial: dict[int, list[ConfirmingRun]] = {}
     for run in sorted(results.confirmation, key=lambda run: run.trial):
         by_trial.setdefault(run.confirms, []).append(run)
@@ -194,7 +193,7 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], fo
 def _differences(
     race: Race, found: Recommendation, baselines: Mapping[str, Runs], span: float
 ) -> tuple[Difference, ...]:
-    """Return how the winner compares with all that was confirmed, then it and what is recommended with baselines."""
+    """Compare the winner with all confirmed trials, then the winner and the recommended trial with the baselines."""
     winner = found.winner
     names = {trial: "the default" if trial == race.default else f"trial {trial}" for trial in found.runs}
     compared = [(winner, names[trial], trial, found.lead(winner, trial)) for trial in found.runs if trial != winner]
@@ -221,7 +220,7 @@ def _runs_of(held_out_evaluations: Sequence[HeldOutEvaluation], *, seeded: bool 
 
 
 def _race(results: StudyResults) -> Race:
-    """Return the race as far as it was run: who took part in it."""
+    """Return the race with the trials that took part in it."""
     took_part = {run.confirms for run in results.confirmation} | {run.confirms for run in results.failed_runs}
     of_default = None if results.default is None else results.default.number
     default = of_default if any(run.confirms == of_default for run in results.confirmation) else None
@@ -231,7 +230,7 @@ def _race(results: StudyResults) -> Race:
 
 
 def _race_state(results: StudyResults) -> RaceState:
-    """Return how the race went, by the rows that the search chose by: the others are for the verdict alone."""
+    """Return the state of the race, on the rows that the search chose by; other rows are only for the verdict."""
     scores = {(run.confirms, run.trial): run.validation.objective for run in results.confirmation}
     scores |= {(run.confirms, run.trial): NO_SCORE for run in results.failed_runs}
     ended: dict[int, list[float]] = {}
@@ -243,8 +242,9 @@ def _race_state(results: StudyResults) -> RaceState:
 def _search_scores(results: StudyResults) -> SearchScores:
     """Return the scores that the finalists were chosen by.
 
-    A pruned trial could have been chosen too, and its last score is of less training. It counts as a completed trial
-    at the lower quartile: in simulated searches that estimates the selection bias best, and seldom too low.
+    A pruned trial could have been chosen too, but its last score is from less training. It counts as a completed trial
+    with the lower quartile of the scores, which in simulated searches estimated the selection bias best, and seldom
+    too low.
     """
     scores = [trial.score for trial in results.leaderboard if trial.score is not None]
     cut = (trial for trial in results.trials if trial.state in ("PRUNED", "RUNNING") and trial.score is not None)

@@ -1,4 +1,4 @@
-"""Audit of the pruner: of the trials that it stopped some, drawn at random, were trained to their end."""
+"""Audit of the pruner: a random sample of the trials that it stopped, trained to their end."""
 
 from dataclasses import dataclass
 
@@ -15,22 +15,23 @@ TOP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Of the trials that a pruner stopped, those that were trained to their end.
+    """Trials that a pruner stopped, and the sample of them that was trained to the end.
 
-    Each stopped trial would have come among the best with the same unknown probability q, which their share among
-    those trained on estimates, with the exact interval of Clopper and Pearson (1934); at least one of all n would
-    have with probability 1 - (1 - q)^n.
+    Each stopped trial would have been among the best with the same unknown probability q. The share in the sample
+    estimates q, with the exact interval of Clopper and Pearson (1934). At least one of all n stopped trials would have
+    been among the best with probability 1 - (1 - q)^n.
     """
 
     pruned: int
-    """Trials that the pruner stopped, those that were trained on among them."""
+    """Number of trials that the pruner stopped, including the sample."""
     trained_on: int
+    """Size of the sample."""
     among_the_best: int
-    """Number of these that came among the best three of the study."""
+    """Number of trials of the sample among the best three of the study."""
 
     @property
     def probability(self) -> float | None:
-        """Probability that the pruner discards one of the best three; None where none was trained on."""
+        """Probability that the pruner discarded one of the best three; None without a sample."""
         return self._of_any(self.among_the_best / self.trained_on) if self.trained_on else None
 
     @property
@@ -50,8 +51,8 @@ class Audit:
         pruned = counted(self.pruned, "trial")
         if self.probability is None:
             return (
-                f"The pruner stopped {pruned}, none of which was drawn to be trained to its end, so what that cost is "
-                "not known; confirmation.audit says how many are drawn."
+                f"The pruner stopped {pruned}, none of which was drawn to be trained to its end, so it is unknown "
+                "whether one of the best was lost; confirmation.audit is the share that is drawn."
             )
         was = "was" if self.trained_on == 1 else "were"
         between = f"[{self.interval.low:.2f}, {self.interval.high:.2f}]"
@@ -63,7 +64,7 @@ class Audit:
 
 
 def audit_of_pruning(results: StudyResults) -> Audit | None:
-    """Return what the pruner may have cost; None where it stopped nothing."""
+    """Return the audit of a study; None if the pruner stopped nothing."""
     completed = {trial.number for trial in results.trials if trial.ending == Ending.COMPLETED}
     trained_on = results.audited & completed
     pruned = sum(trial.ending == Ending.PRUNED for trial in results.trials) + len(trained_on)

@@ -1,8 +1,7 @@
 """Selection bias of a confirmed score: from the rows that it was chosen by, and from the runs that decided the race.
 
-Rows that the search never saw give none of the first. Runs of the winner that decided the race are left out of the
-verdict where it has others, so that its runs have none of the second; runs of finalists that fell behind are biased
-downwards.
+Rows that the search never saw have no bias of the first kind. Against the second, the verdict leaves out the winner's
+runs that decided the race, if it has others; runs of eliminated finalists are biased downwards.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from hpo.verdict.comparison import Runs, SeedNoise
 
 SIMULATIONS = 2000
 DRAWS = 200_000
-"""Most scores that are drawn: of a long search fewer simulations, each of which tells more."""
+"""Largest number of drawn scores: a long search has fewer simulations, each of which has more information."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,7 @@ class SelectionBias:
 
     winner: float = 0.0
     others: float = 0.0
-    """Of the finalists that fell behind: below 0 where bad seeds made them fall."""
+    """Bias of the eliminated finalists; negative, as far as low-scoring seeds eliminated them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +33,22 @@ class ScoreNoise:
     """Standard deviations of a score on the rows that the search chose by."""
 
     rows: float
-    """Of a configuration, over sets of rows of this size, less what all configurations share."""
+    """Deviation of a configuration over sets of rows of this size, without the part that all configurations share."""
     passing: float
-    """Of runs that err on other rows than other runs of their configuration: it does not carry over to unseen rows."""
+    """Deviation of runs because each errs on different rows; it does not carry over to unseen rows."""
     lasting: float
-    """Of a run under another seed, on whichever rows."""
+    """Deviation of runs over seeds on any rows."""
 
     @property
     def of_run(self) -> float:
-        """Of a run under another seed, on these rows."""
+        """Deviation of runs over seeds on these rows."""
         return float(np.hypot(self.passing, self.lasting))
 
 
 def deviation_over_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
-    """Return the standard deviation of a configuration's score over sets of rows, less what all of them share.
+    """Return the standard deviation of a configuration's score over sets of rows, without the part that all share.
 
-    Half the mean variance of the differences between two configurations, less the part that is due to their seeds.
+    Its square is half the mean variance of the differences between two configurations, minus the part of their seeds.
     """
     pairs = [
         float(((one.deviations.mean(axis=0) - other.deviations.mean(axis=0)) ** 2).sum())
@@ -63,21 +62,21 @@ def deviation_over_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
 def simulated_selection_bias(
     scores: tuple[float, ...], noise: ScoreNoise, finalists: int, deciding: int, *, unseen: bool, left_out: bool
 ) -> SelectionBias:
-    """Return by how much the choice is expected to overrate the winner and the finalists that fell behind.
+    """Return the expected bias of the scores of the winner and of the eliminated finalists.
 
-    Fresh seeds do not refresh rows: of forty equal configurations the one that suits the rows best scores too high,
-    however often it is trained again. The search is simulated: true scores are the observed ones, shrunk towards their
-    mean by the variance of the noise, and the winner is chosen as it was: the best few by one seed, of these the best
-    by the runs that decide. Only the better half of the trials is simulated: the others are never chosen, and a few
-    broken ones among them would make the spread of the better ones look like truth.
+    Fresh seeds do not remove the bias of the rows: among forty equal configurations, the one that suits the rows best
+    scores too high however often it is trained again. The search is simulated. True scores are the observed ones,
+    shrunk towards their mean by the variance of the noise. The winner is chosen as in the search: the finalists by one
+    seed, and among these the winner by the deciding runs. Only the better half of the trials is simulated: the others
+    are never chosen, and a few failed ones would make the spread of the better ones look like true differences.
 
     Args:
-        scores: of the trials of the search.
-        noise: on the rows that the search chose by.
-        finalists: how many were trained again.
-        deciding: runs of each that decided between them; 0 for a finalist without rivals.
-        unseen: whether the verdict is about other rows.
-        left_out: whether these runs are left out of what the winner scores.
+        scores: scores of the trials of the search.
+        noise: noise of a score on the rows that the search chose by.
+        finalists: number of trials that were trained again.
+        deciding: number of runs of each that decided between them; 0 for a finalist without rivals.
+        unseen: true if the verdict is on other rows.
+        left_out: true if the winner's score does not contain its deciding runs.
     """
     observed = np.sort(np.asarray(scores, dtype=np.float64))[len(scores) // 2 :]
     if len(observed) < 2:

@@ -1,8 +1,8 @@
-"""Sequential halving of a confirmation: which configurations take part, and which is trained on a fresh seed next.
+"""Sequential halving of a confirmation: its participants, and the next one to train on a fresh seed.
 
 By Karnin, Koren and Somekh (2013): all finalists run under one seed, then the better half under the next, and so on
-until one is left, which runs alone. The default, with which all are compared, runs under every
-seed. Seeds are common to all.
+until one is left, which runs alone. The default runs under every seed, because all are compared with it. All trials use
+the same seeds.
 """
 
 import json
@@ -17,46 +17,46 @@ from hpo.messages import Ending
 from hpo.store.results import StudyResults, TrialResult
 
 NO_SCORE = -math.inf
-"""Of a run that ended without one: its configuration is behind all others."""
+"""Score of a run that ended without one, which ranks its configuration last."""
 SEEDS_OF_THE_LAST = 3
-"""Seeds that the last finalist and the default should at least have."""
+"""Smallest number of seeds that the last finalist and the default should have."""
 LEAST_RUNS = 4
-"""Two configurations under two seeds: fewer runs tell nothing of the noise of seeds."""
+"""Smallest number of runs: two configurations under two seeds, because the noise of seeds is unknown with fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """Configurations that take part, and how many runs there may be."""
+    """Participants of a race, and its largest numbers of runs."""
 
     finalists: tuple[int, ...]
     """Trials of the search, the best first, without the default."""
     default: int | None
-    """The trial of the default configuration; None where it takes no part."""
+    """The trial of the default configuration; None if it does not take part."""
     runs: int
-    """Most runs of those that take part; runs of others that took part earlier do not count."""
+    """Largest number of runs of the participants; runs of earlier participants do not count."""
     seeds: int
-    """Most runs of one."""
+    """Largest number of runs of one participant."""
 
     @property
     def entrants(self) -> tuple[int, ...]:
-        """All that take part; the default first, so that there is always something to compare with."""
+        """All participants, the default first, so that every other one can be compared with it."""
         return (() if self.default is None else (self.default,)) + self.finalists
 
 
 @dataclass(frozen=True, slots=True)
 class RaceState:
-    """How a race stands."""
+    """State of a race."""
 
     ended: Mapping[int, Sequence[float]]
-    """Trial -> scores of its runs that have ended, in the order of their seeds, up to the first that has not."""
+    """Trial -> scores of its ended runs in the order of their seeds, up to the first run that has not ended."""
     begun: Mapping[int, int]
-    """Trial -> number of runs that were begun, ended ones included."""
+    """Trial -> number of started runs, including ended ones."""
 
 
 def next_trial(race: Race, state: RaceState) -> int | None:
-    """Return the trial to be trained on its next seed; None where there is none now, or none any more.
+    """Return the trial to train on its next seed; None if there is none now, or the race is over.
 
-    A worker that finds nothing to do in this round begins the next one, with a trial still in contention.
+    If all runs of this round have started, the next round begins with the trials still in contention.
     """
     if sum(state.begun.get(trial, 0) for trial in race.entrants) >= race.runs:
         return None
@@ -65,13 +65,13 @@ def next_trial(race: Race, state: RaceState) -> int | None:
 
 
 def in_contention(race: Race, state: RaceState) -> tuple[int, ...]:
-    """Return the trials that still get seeds: the default, and the finalists that are left."""
+    """Return the trials that still get seeds: the default, and the remaining finalists."""
     left, _ = _halved(race, state)
     return race.entrants[: len(race.entrants) - len(race.finalists)] + tuple(left)
 
 
 def _halved(race: Race, state: RaceState) -> tuple[list[int], int]:
-    """Return the finalists that are left, and after how many rounds."""
+    """Return the remaining finalists, and the number of complete rounds."""
     left = list(race.finalists)
     rounds = 0
     while len(left) > 1 and all(len(state.ended.get(trial, ())) > rounds for trial in left):
@@ -81,29 +81,29 @@ def _halved(race: Race, state: RaceState) -> tuple[list[int], int]:
 
 
 def winner_of(race: Race, state: RaceState, scored: Collection[int]) -> tuple[int, int]:
-    """Return the finalist that won, and how many of its runs decided that: the first so many.
+    """Return the finalist that won, and the number of its first runs that decided that.
 
     Args:
-        race: that was run.
-        state: of the race.
+        race: the race.
+        state: state of the race.
         scored: finalists that have a score, at least one.
     """
     left, rounds = _halved(race, state)
-    # Where all runs of those that are left have failed, what another had before it fell behind says more.
+    # If all runs of the remaining finalists failed, an eliminated finalist with a score is better.
     sound = [trial for trial in left if trial in scored] or list(scored)
-    # Those with fewer runs than others that are left were cut short, or failed under a seed: no recommendation.
+    # Finalists with fewer runs than other remaining ones were interrupted or failed under a seed, so they cannot win.
     most = max(len(state.ended[trial]) for trial in sound)
     rivals = [trial for trial in sound if len(state.ended[trial]) == most]
     return ranked(rivals, state)[0], most if len(rivals) > 1 else rounds
 
 
 def ranked(trials: Sequence[int], state: RaceState, rounds: int | None = None) -> list[int]:
-    """Return trials from best to worst by the mean of their first `rounds` scores; of equals the earlier first."""
+    """Return trials from best to worst by the mean of their first `rounds` scores; ties keep their order."""
     return sorted(trials, key=lambda trial: -float(np.mean(state.ended[trial][:rounds])))
 
 
 def most_runs(finalists: int, seeds: int) -> int:
-    """Return how many runs a whole race takes, the default's included."""
+    """Return the number of runs of a complete race, including those of the default."""
     runs, left = 0, finalists
     for _ in range(seeds):
         runs += left + 1
@@ -112,24 +112,26 @@ def most_runs(finalists: int, seeds: int) -> int:
 
 
 def finalists_for(runs: int, most: int, seeds: int) -> int:
-    """Return for how many finalists so many runs suffice, at least one: seeds of the last are worth more than rivals.
+    """Return the number of finalists for which the runs suffice, at least one.
+
+    Fewer finalists are preferred to fewer than `SEEDS_OF_THE_LAST` seeds for the last one.
 
     Args:
-        runs: most runs in all.
-        most: finalists that are asked for.
-        seeds: most runs of one.
+        runs: largest number of runs of the race.
+        most: requested number of finalists.
+        seeds: largest number of runs of one trial.
     """
     enough = [count for count in range(1, most + 1) if most_runs(count, min(seeds, SEEDS_OF_THE_LAST)) <= runs]
     return max(enough, default=min(1, most))
 
 
 def race_of(results: StudyResults, config: ConfirmationConfig, trials: int | None) -> Race | None:
-    """Return the race that a search ends with; None where nothing but the default completed, or none is asked for.
+    """Return the race at the end of a search; None if only the default completed, or no confirmation is configured.
 
     Args:
-        results: of the search.
-        config: how many finalists and seeds, and the share of the budget.
-        trials: of the budget; None where it is one of time.
+        results: results of the search.
+        config: numbers of finalists and seeds, and the share of the budget.
+        trials: trials of the budget; None for a budget of time.
     """
     default = results.default
     whole = most_runs(config.finalists, config.seeds)
@@ -151,9 +153,9 @@ def _can_be_trained(trial: TrialResult) -> bool:
 
 
 def distinct(results: StudyResults) -> list[TrialResult]:
-    """Return completed trials from best to worst: each configuration once, without the default's.
+    """Return completed trials from best to worst, each configuration once, without the default.
 
-    Trials that differ in the seed alone, where the space names it, are one configuration: all get fresh seeds.
+    Trials that differ only in a searched seed are the same configuration, because all get fresh seeds.
     """
     default = [] if results.default is None else [results.default]
     first: dict[str, TrialResult] = {}

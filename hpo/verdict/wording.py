@@ -70,7 +70,7 @@ def _against_default(verdict: Verdict) -> str:
 
 
 def _rank_in_search(verdict: Verdict) -> str:
-    """Return the winner's rank in the search, where it need not have had the highest score."""
+    """Describe the winner by its rank in the search, in which it may not have had the highest score."""
     score = verdict.by_trial[verdict.winner].search_score
     if score < verdict.best_of_search:
         return "the best finalist on fresh seeds"
@@ -245,5 +245,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Return whether a metric has finite limits, so that differences are shown in points (hundredths)."""
+    """Return true if a metric has finite limits, so that differences are shown in points (hundredths)."""
     return all(map(math.isfinite, limits_of(metric)))

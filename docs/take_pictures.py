@@ -47,7 +47,7 @@ def report(driver: Chrome, url: str) -> bytes:
 
 
 def report_in_the_dark(driver: Chrome, url: str) -> bytes:
-    """Return what the hyperparameters did, as a reader sees it who prefers the dark."""
+    """Return the hyperparameter figures in dark mode."""
     preferring(driver, scheme="dark")
     _open_report(driver, url)
     top = driver.execute_script("return document.querySelector('#hyperparameters').offsetTop")

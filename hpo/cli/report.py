@@ -31,4 +31,4 @@ def report(
     with options.opened(store) as database:
         data = read_report_data(database, study)
     write_text(output, page(data), MARK)
-    typer.echo(f"Wrote {output}: {'the search still runs' if data.led_by else 'open it in a browser'}.", err=True)
+    typer.echo(f"Wrote {output}: {'the search is still running' if data.led_by else 'open it in a browser'}.", err=True)

@@ -1,4 +1,4 @@
 """Dashboard over a study store: optuna-dashboard, read-only by default, with notes, figures and pictures of hpo.
 
-To add a note: `study_page.py`; a figure: an entry of `FIGURES_SHOWN` in it.
+To add a note, extend `study_page.py`; to add a figure, add an entry to its `FIGURES_SHOWN`.
 """

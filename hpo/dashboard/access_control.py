@@ -1,8 +1,8 @@
-"""Access control of the dashboard: a WSGI wrapper that lets only the holder of the printed address in.
+"""Access control of the dashboard: a WSGI wrapper that only admits browsers that opened the printed address.
 
-A page of another site can make a browser ask this server for things, under the name of any host. So a request must name
-this server by an address of this machine, bring the token or the cookie that the token was exchanged for, come from a
-page of this server's own, and, to change anything, say so in its Origin.
+A page of another site can make a browser send requests to this server, under any host name. So a request must have a
+host name of this machine, the token or the cookie that replaced it, and no sign of another site. A request that changes
+something must also have an Origin header of this server.
 """
 
 import json
@@ -19,10 +19,10 @@ READING = ("GET", "HEAD", "OPTIONS")
 PAGE_POLICY = (
     "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; frame-ancestors 'none'; "
     "img-src 'self' data: blob:; style-src 'self' data: 'unsafe-inline'; "
-    # Parallel coordinates are drawn by code that is made on the way.
+    # Plotly's parallel coordinates generate code at run time.
     "script-src 'self' 'unsafe-eval'"
 )
-# What is no page, such as a file that a trial left, is of no origin and runs nothing.
+# Anything but a page, such as an artifact of a trial, gets no origin and runs no script.
 ELSEWHERE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 EVERYWHERE = {
     "Cache-Control": "no-store",
@@ -35,13 +35,13 @@ EVERYWHERE = {
 
 
 class AccessControl:
-    """A WSGI application that lets requests through to another, or answers 403 with a sentence.
+    """A WSGI application that passes requests on to another one, or answers 403 with a sentence.
 
     Args:
-        application: what is guarded.
-        port: the port it is served on.
-        home: path of the page that the printed address leads to.
-        allow_changes: whether other methods than GET, HEAD and OPTIONS are let through.
+        application: the guarded application.
+        port: the port that it is served on.
+        home: path of the page that the printed address opens.
+        allow_changes: true to allow other methods than GET, HEAD and OPTIONS.
     """
 
     def __init__(
@@ -63,25 +63,25 @@ class AccessControl:
         if self._brings_token(environ):
             return self._welcomed(start)
         if not self._has_cookie(environ):
-            return _refused(environ, start, "Open the address that hpo dashboard printed: it lets this browser in.")
+            return _refused(environ, start, "Open the address that hpo dashboard printed; only that gives access.")
         if reason := self._forbidden_change(environ):
             return _refused(environ, start, reason)
-        # optuna-dashboard fails on a request that does not say which it takes.
+        # optuna-dashboard fails on a request without this header.
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
         return self._application(environ, start)
 
     def _foreign_reason(self, environ: "WSGIEnvironment") -> str | None:
-        """Return why a request is not from this server's own pages or its user; None where it is."""
+        """Return why a request is not from this server's own pages or its user; None if it is."""
         if environ.get("HTTP_HOST") not in self._hosts:
             return (
-                f"This dashboard is at {' or '.join(self._hosts)} and nowhere else; "
-                "through a tunnel, take the same port on both sides."
+                f"This dashboard answers only at {' or '.join(self._hosts)}; through a tunnel, use the same port on "
+                "both sides."
             )
         opened = (environ.get("HTTP_SEC_FETCH_MODE"), environ.get("HTTP_SEC_FETCH_DEST")) == ("navigate", "document")
         if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin") and not opened:
-            return "Only the dashboard's own pages may ask for this, and another site's page did."
+            return "Only the dashboard's own pages may request this, but a page of another site did."
         if environ.get("HTTP_ORIGIN", self._origins[0]) not in self._origins:
-            return "Only the dashboard's own pages may ask for this, and a page of another origin did."
+            return "Only the dashboard's own pages may request this, but a page of another origin did."
         return None
 
     def _brings_token(self, environ: "WSGIEnvironment") -> bool:
@@ -89,14 +89,14 @@ class AccessControl:
         return environ["REQUEST_METHOD"] == "GET" and _same(given, self._token)
 
     def _has_cookie(self, environ: "WSGIEnvironment") -> bool:
-        # Not by http.cookies, which drops all where another server of this host has set an odd one.
+        # Not by http.cookies, which drops all cookies if another server of this host has set a malformed one.
         cookies = environ.get("HTTP_COOKIE", "").split(";")
         return any(_same(cookie.strip(), f"{self._cookie}={self._token}") for cookie in cookies)
 
     def _welcomed(self, start_response: "StartResponse") -> Iterable[bytes]:
         """Exchange the token for a cookie, and redirect to an address without it.
 
-        Not by a status of 303: a browser that came by a link of another site would leave a strict cookie out then.
+        Not by status 303, after which a browser that followed a link on another site would not send a strict cookie.
         """
         cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
         headers = [("Set-Cookie", cookie), ("Refresh", f"0; url={self._home}")]
@@ -106,9 +106,9 @@ class AccessControl:
         if environ["REQUEST_METHOD"] in READING:
             return None
         if not self._allow_changes:
-            return "This dashboard only reads; start it with hpo dashboard --allow-changes to change something."
+            return "This dashboard is read-only; start it with hpo dashboard --allow-changes to change something."
         if environ.get("HTTP_ORIGIN") not in self._origins:
-            return "Only the dashboard's own pages may change something, and this was asked from elsewhere."
+            return "Only the dashboard's own pages may change something, but this request came from elsewhere."
         return None
 
 
@@ -134,7 +134,7 @@ def _with_headers(start_response: "StartResponse", path: str) -> "StartResponse"
 
 
 def _refused(environ: "WSGIEnvironment", start_response: "StartResponse", reason: str) -> Iterable[bytes]:
-    """Answer 403 with the reason: as JSON, which the dashboard's pages show, or as text."""
+    """Answer 403 with the reason, as JSON for the dashboard's pages, or as text."""
     if environ.get("PATH_INFO", "").startswith("/api/"):
         return _answered(start_response, "403 Forbidden", "application/json", json.dumps({"reason": reason}))
     return _answered(start_response, "403 Forbidden", "text/plain", reason)

@@ -1,7 +1,7 @@
 """Trial pictures: learning curve and confusion matrix as SVG, which optuna-dashboard shows as artifacts of a trial.
 
-A picture runs no script, whatever stands in a label. Its text is text, for the browser has letters of all languages. It
-is on white, for light pages and dark ones.
+A picture contains no script, whatever a label contains. Text is not drawn as paths, because browsers have fonts for all
+languages. The background is white on light and dark pages.
 """
 
 import math
@@ -15,25 +15,25 @@ from hpo.report.score_figures import curves_of, seen_title
 
 KIND = "image/svg+xml"
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
-"""Of others optuna-dashboard would offer to delete the pictures, and it asks for none twice."""
+"""States of trials with pictures: for other trials optuna-dashboard offers to delete them, and never reloads them."""
 WIDTH, HEIGHT = 480, 360
 """Pixels of a picture."""
 LEFT, TOP, RIGHT, BOTTOM = 70, 30, 460, 300
 """Edges of the plot of a learning curve."""
 CORNER, SIDE = 140, 220
-"""Left edge of a confusion matrix, whose names stand beside it and below, and its width and height."""
+"""Left edge of a confusion matrix, which leaves space for the names, and its width and height."""
 DARK = (8, 81, 156)
-"""Red, green and blue of a cell with all of its label's rows."""
+"""Red, green and blue of a cell with all rows of its label."""
 MOST_WRITTEN = 8
-"""Classes up to which each cell of a confusion matrix is written out."""
+"""Largest number of classes for which the cells of a confusion matrix have text."""
 MOST_NAMED = 30
 HALF = 50
 
 
 def artifacts_of(data: ReportData) -> dict[int, list[dict[str, str | None]]]:
-    """Return finished trial -> its pictures, as optuna-dashboard's pages list artifacts.
+    """Return finished trial -> its pictures, as artifacts in the format of optuna-dashboard's pages.
 
-    An identifier is the number of the trial, a hyphen, and the place of the picture in `DRAWN`.
+    An identifier is the number of the trial, a hyphen, and the index of the picture in `DRAWN`.
     """
     there = {
         "learning_curve": {one.trial for one in data.history.evaluations},
@@ -66,7 +66,7 @@ def picture(data: ReportData, name: str, trial: int) -> bytes:
 
 
 def _add(svg: Element, tag: str, **attributes: float | str) -> Element:
-    """Add an element; in attributes `_` stands for `-`, and numbers are rounded to a tenth of a pixel."""
+    """Add an element; `_` in a name of an attribute becomes `-`, and floats are rounded to a tenth of a pixel."""
     spelled = {
         name.replace("_", "-"): f"{value:.1f}" if isinstance(value, float) else str(value)
         for name, value in attributes.items()
@@ -77,20 +77,20 @@ def _add(svg: Element, tag: str, **attributes: float | str) -> Element:
 def _write(
     svg: Element, text: object, x: float, y: float, anchor: str = "middle", turned: int = 0, fill: str = "#000000"
 ) -> None:
-    """Write a text at a point, its middle, start or end there, turned clockwise by some degrees."""
+    """Write a text whose middle, start or end (`anchor`) is at a point, turned clockwise by some degrees."""
     turn = {"transform": f"rotate({turned} {x:.1f} {y:.1f})"} if turned else {}
     _add(svg, "text", x=x, y=y, text_anchor=anchor, fill=fill, **turn).text = str(text)
 
 
 def ticks_between(low: float, high: float) -> list[float]:
-    """Return 4 to 11 round numbers between `low` and a larger `high`: multiples of 1, 2 or 5 times a power of ten."""
+    """Return 4 to 11 round numbers in `low` to `high`: consecutive multiples of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10((high - low) / 4))
     step = next(power * of for of in (5, 2, 1) if (high - low) / (power * of) >= 4)
     return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def axis_ends(scores: Iterable[float]) -> tuple[float, float]:
-    """Return the ends of an axis of scores, which are not the same, with some room."""
+    """Return the ends of an axis of scores, with a margin so that they differ."""
     known = list(scores)
     low, high = min(known), max(known)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
@@ -98,7 +98,7 @@ def axis_ends(scores: Iterable[float]) -> tuple[float, float]:
 
 
 def _learning_curve(svg: Element, data: ReportData, trial: int) -> None:
-    """Draw the score of a trial over the examples it had seen, with that of the trial to take."""
+    """Draw the learning curve of a trial, together with that of the recommended trial."""
     colors = {trial: BLUE}
     if data.recommended is not None:
         colors[data.recommended.number] = ORANGE
@@ -129,9 +129,9 @@ def _learning_curve(svg: Element, data: ReportData, trial: int) -> None:
 
 
 def _confusion_matrix(svg: Element, data: ReportData, trial: int) -> None:
-    """Draw which labels validation's examples of each label were taken for, in per cent of that label's examples."""
+    """Draw the predicted labels of each label's validation examples, in per cent of that label's examples."""
     scores = next(one.validation for one in data.results.trials if one.number == trial)
-    assert scores is not None, "there is a confusion matrix of it"
+    assert scores is not None, "the trial has a confusion matrix"
     classes = len(scores.confusion)
     cell = SIDE / classes
     _add(svg, "rect", x=CORNER, y=TOP, width=SIDE, height=SIDE, fill="none", stroke=GREY)
@@ -140,7 +140,7 @@ def _confusion_matrix(svg: Element, data: ReportData, trial: int) -> None:
             name, middle = plain_text(label, 16), (order + 0.5) * cell
             _write(svg, name, CORNER - 6, TOP + middle + 4, "end")
             _write(svg, name, CORNER + middle + 4, TOP + SIDE + 12, "end", turned=-45)
-    _write(svg, "taken for, in %", CORNER + SIDE / 2, HEIGHT - 8)
+    _write(svg, "predicted, in %", CORNER + SIDE / 2, HEIGHT - 8)
     _write(svg, "label", 16, TOP + SIDE / 2, turned=-90)
     for row, counts in enumerate(scores.confusion):
         for column, count in enumerate(counts):
@@ -157,4 +157,4 @@ DRAWN: Mapping[str, Callable[[Element, ReportData, int], None]] = {
     "learning_curve": _learning_curve,
     "confusion_matrix": _confusion_matrix,
 }
-"""Name -> what draws it of a trial."""
+"""Name of a picture -> the function that draws it."""

@@ -1,4 +1,4 @@
-"""Dashboard routes: those of optuna-dashboard that reach the store, each in one transaction of ours."""
+"""Dashboard routes: optuna-dashboard's routes to the store, each in one transaction of hpo."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,43 +25,43 @@ PAGE = "/dashboard<:re:(/.*)?>"
 PICTURE = "/artifacts/<study_id:int>/<trial_id:int>/<artifact_id:re:[0-9a-fA-F-]+>"
 NOTES = (f"{STUDY}/note", f"{STUDY}/<trial_id:int>/note")
 WITH_THE_STORE = ("/api/", "/csv/", "/artifacts/")
-NOT_THERE = "The store holds no such study or trial now."
+NOT_THERE = "The store does not contain this study or trial."
 OFFERS = (
-    ".MuiCard-root:has(input[type=file])",  # Beside artifacts.
-    ".MuiBox-root:has(> .MuiBox-root > input[type=file])",  # In the editor of a trial's note.
-    "[aria-labelledby=delete-study-dialog-title] .MuiFormControlLabel-root",  # To delete artifacts with a study.
-    "button:has([data-testid=AddBoxIcon])",  # To make a study.
+    ".MuiCard-root:has(input[type=file])",  # Upload beside artifacts.
+    ".MuiBox-root:has(> .MuiBox-root > input[type=file])",  # Upload in the editor of a trial's note.
+    "[aria-labelledby=delete-study-dialog-title] .MuiFormControlLabel-root",  # Deletion of artifacts with a study.
+    "button:has([data-testid=AddBoxIcon])",  # Creation of a study.
     "[aria-label='rename study']",
 )
-"""Elements of pages whose use is always refused."""
+"""Selectors of controls that the server always refuses."""
 OFFERS_OF_CHANGES = ("button:has([data-testid=EditIcon])", "[aria-label='delete study']")
-"""Elements whose use is refused where the dashboard only reads."""
+"""Selectors of controls that a read-only dashboard refuses."""
 REFUSED = (
-    "Here notes can be changed and studies deleted, nothing else: trials, names and files of a study are written by "
-    "its search alone."
+    "The dashboard can only change notes and delete studies; the trials, names and files of a study are written only "
+    "by its search."
 )
 
 
 def pages(database: Database, *, allow_changes: bool = False) -> "WSGIApplication":
-    """Return optuna-dashboard over a store, unguarded; `allow_changes` says whether it offers any."""
+    """Return optuna-dashboard over a store, without access control; it offers changes only if `allow_changes`."""
     application = wsgi(database.storage)
     application.install(RouteFilter(database, OFFERS if allow_changes else OFFERS + OFFERS_OF_CHANGES))
     return application  # type: ignore[no-any-return]
 
 
 class RouteFilter:
-    """A plugin of Bottle: reads are consistent and lock nothing, changes are whole, all others are refused."""
+    """Bottle plugin: reads are consistent and lock nothing, changes are atomic, all other requests are refused."""
 
     name = "hpo"
     api = 2
 
     def __init__(self, database: Database, hidden: Sequence[str]) -> None:
-        """Take a store, and selectors of the elements of pages whose use is refused."""
+        """Take a store, and the selectors of controls to hide."""
         self._database, self._hidden = database, hidden
         self._additions = DashboardAdditions(database)
 
     def apply(self, callback: Callback, route: Route) -> Callback:
-        """Return what is called for `route` instead of `callback`."""
+        """Return the function that replaces `callback` for `route`."""
         if route.method == "GET":
             if route.rule == PICTURE:
                 return _with_reasons(self._picture)
@@ -85,7 +85,7 @@ class RouteFilter:
                 with opened():
                     return callback(**arguments)
             except KeyError:
-                # So Optuna says it, and a transaction in which it did is over, even where its dashboard has an answer.
+                # Optuna's error for an unknown study or trial, which also ends the transaction.
                 return _answer(404, NOT_THERE)
 
         return within
@@ -93,7 +93,7 @@ class RouteFilter:
     def _with_additions(self, read: Callback) -> Callback:
         def shown(**arguments: Any) -> Any:
             page = read(**arguments)
-            # A refusal has a reason and no trials.
+            # The answer to a refused request has a reason but no trials.
             return _with_reasons(self._additions.add_to)(page) if isinstance(page, dict) and "trials" in page else page
 
         return shown
@@ -120,12 +120,12 @@ class RouteFilter:
 
 
 def _hiding(hidden: Sequence[str], callback: Callback) -> Callback:
-    """Return a callback whose page hides the elements that these selectors match."""
+    """Return a callback whose page hides the elements that match these selectors."""
 
     def page(**arguments: Any) -> Any:
         answer = callback(**arguments)
         if not hasattr(answer.body, "read"):
-            return answer  # To a request for its head alone, or for news of it.
+            return answer  # To HEAD, or to a conditional request for an unchanged page.
         with answer.body as file:
             style = f"<style>{','.join(hidden)} {{display: none !important}}</style>"
             text = file.read().decode().replace("</head>", f"{style}</head>")
@@ -135,7 +135,7 @@ def _hiding(hidden: Sequence[str], callback: Callback) -> Callback:
 
 
 def _with_reasons(callback: Callback) -> Callback:
-    """Return a callback that answers an error of hpo with its sentence, which the pages show."""
+    """Return a callback that answers an error of hpo with its message, which the pages show."""
 
     def answered(*arguments: Any, **named: Any) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Dashboard server: serves the dashboard of a store to this machine alone."""
+"""Dashboard server: serves the dashboard of a store only on this machine."""
 
 import errno
 import sys
@@ -21,10 +21,10 @@ SILENCE_SECONDS = 60
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """A server with a thread for each request, so that a slow one holds up no other."""
+    """A server with a thread for each request, so that slow requests do not delay others."""
 
     daemon_threads = True
-    # Two that listen at one port would take each other's requests.
+    # Two servers on one port would take each other's requests.
     allow_reuse_port = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -46,16 +46,16 @@ class Handler(WSGIRequestHandler):
 def serving(
     database: Database, *, study: str | None = None, port: int = PORT, allow_changes: bool = False
 ) -> Iterator[tuple[Server, str]]:
-    """Yield the server of a dashboard, whose `serve_forever` the caller calls, and the address that lets a browser in.
+    """Yield the server of a dashboard, whose `serve_forever` the caller calls, and the address that gives access.
 
     Args:
         database: the store.
-        study: the study that the address leads to; None for the only one, or the list of them.
-        port: where on this machine, 1024 to 65535; 0 for any that is free.
-        allow_changes: whether notes can be written and studies deleted.
+        study: the study that the address opens; None for the only one, or for the list of studies.
+        port: port on this machine, 1024 to 65535; 0 for any free port.
+        allow_changes: true to allow writing notes and deleting studies.
 
     Raises:
-        ConfigurationError: no such study, a port that cannot be had, or optuna-dashboard is not installed.
+        ConfigurationError: no such study, an unavailable port, or optuna-dashboard is not installed.
     """
     home = _home(database, study)
     for module in ("optuna_dashboard", "plotly"):
@@ -84,13 +84,11 @@ def _home(database: Database, study: str | None) -> str:
 def _bound(port: int) -> Server:
     if 0 < port < LOWEST_PORT:
         raise ConfigurationError(
-            f"--port cannot be {port}: it must be from {LOWEST_PORT} to 65535, or 0 for any that is free."
+            f"--port cannot be {port}: it must be from {LOWEST_PORT} to 65535, or 0 for any free port."
         )
     try:
         return Server((LOOPBACK, port), Handler)
     except OSError as error:
-        recommended = error.errno == errno.EADDRINUSE
-        why = "is in use, maybe by another dashboard" if recommended else f"cannot be had: {error.strerror}"
-        raise ConfigurationError(
-            f"The port {port} {why}; name another with --port, or 0 for any that is free."
-        ) from None
+        in_use = error.errno == errno.EADDRINUSE
+        why = "is in use, perhaps by another dashboard" if in_use else f"cannot be opened: {error.strerror}"
+        raise ConfigurationError(f"The port {port} {why}; give another --port, or 0 for any free port.") from None

@@ -1,4 +1,4 @@
-"""Study page: notes, figures and pictures added to the pages of optuna-dashboard; the store is not written."""
+"""Study page: notes, figures and pictures added to the pages of optuna-dashboard, without writing to the store."""
 
 import re
 import threading
@@ -21,11 +21,11 @@ from hpo.store.results import TrialResult
 from hpo.store.tables import StudyRows, events
 from hpo.verdict.wording import counted
 
-SIGNED = "*Written by hpo from the store. A note of yours takes its place.*"
+SIGNED = "*Written by hpo from the store. Your own note replaces it.*"
 MOST_REASONS = 5
 ENDED = {"FAIL": "Failed", "PRUNED": "Pruned"}
 Version = tuple[int | None, str | None]
-"""The newest event of the store, and the process that leads the study."""
+"""The newest event in the store, and the process that leads the study."""
 FIGURES_SHOWN = {
     "confusion_matrix": "Confusion matrix (%)",
     "over_time": "Best score over time",
@@ -33,34 +33,34 @@ FIGURES_SHOWN = {
     "by_group": "Score by group",
     "by_length": "Score by length",
 }
-"""Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
+"""Name in `FIGURES` -> title, for figures that optuna-dashboard does not have itself."""
 OF_ONE_TRIAL = ("confusion_matrix", "by_group", "by_length")
-"""Those of the trial to take."""
+"""Figures of the recommended trial."""
 AXIS = {"gridcolor": "rgba(138,143,152,0.25)", "automargin": True}
 LAYOUT = {
-    "height": 450,  # what optuna-dashboard's pages give a figure
+    "height": 450,  # The height of optuna-dashboard's own figures.
     "margin": {"t": 70},
-    # Above, where a report has it, it would lie over the title.
+    # At the top, as in a report, it would cover the title.
     "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     "template": "none",
-    # To be legible on its light pages and on its dark ones.
+    # Legible on light and on dark pages.
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"color": GREY},
     "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY},
-    # The same at every update, which keeps what a reader has zoomed into.
+    # A constant value, so that updates keep the reader's zoom.
     "uirevision": "hpo",
 }
 
 
 def study_note(data: ReportData) -> str:
-    """Return the note of a study: the verdict, or what is not known yet; the configuration to take; what failed."""
+    """Return the note of a study: verdict or intermediate state, recommended configuration, advice and failures."""
     advice = ["### Advice", _listed(map(escaped, data.advice))] if data.advice else []
     return "\n\n".join([*_standing(data), *_configuration(data), *advice, *_failures(data), SIGNED])
 
 
 def trial_notes(data: ReportData) -> dict[int, str]:
-    """Return trial -> its note, of those that failed, were pruned, or were confirmed."""
+    """Return trial -> its note, for trials that failed, were pruned or were confirmed."""
     results = data.results
     notes = {
         trial.number: f"**{ENDED[trial.state]}{_progress(data, trial)}.** {as_code(trial.reason)}"
@@ -76,7 +76,7 @@ def trial_notes(data: ReportData) -> dict[int, str]:
 
 
 def _progress(data: ReportData, trial: TrialResult) -> str:
-    """Return where a trial was pruned."""
+    """Return the score and the progress at which a trial was pruned; empty if unknown."""
     if trial.state != "PRUNED" or trial.score is None or trial.rung is None:
         return ""
     of = "folds" if data.in_folds else "longest trial"
@@ -84,12 +84,12 @@ def _progress(data: ReportData, trial: TrialResult) -> str:
 
 
 def escaped(text: object) -> str:
-    """Return `text` on one line as Markdown shows it letter by letter: no markup and no HTML."""
+    """Return `text` on one line, escaped so that Markdown shows it without markup or HTML."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))
 
 
 def as_code(text: str) -> str:
-    """Return `text` on one line as Markdown's code, in which not even an address becomes a link."""
+    """Return `text` on one line as code in Markdown, in which not even an address becomes a link."""
     line = " ".join(text.split())
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)
@@ -97,7 +97,7 @@ def as_code(text: str) -> str:
 
 
 def _standing(data: ReportData) -> list[str]:
-    running = ["The search still runs."] if data.led_by else []
+    running = ["The search is still running."] if data.led_by else []
     if data.verdict is not None:
         return ["## Verdict", *running, _listed(map(escaped, data.verdict.sentences))]
     best = data.recommended
@@ -118,7 +118,7 @@ def _configuration(data: ReportData) -> list[str]:
 
 
 def _failures(data: ReportData) -> list[str]:
-    """Return the reasons of the trials that could not be trained, the most frequent first."""
+    """Return the reasons why trials failed, the most frequent first."""
     if (found := tables.failures(data)) is None:
         return []
     lines = [f"{times} × {how}: {as_code(why)}" for times, how, why, _ in found.rows[:MOST_REASONS]]
@@ -139,7 +139,7 @@ def _table(head: tuple[str, str], rows: Iterable[tuple[str, object]]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Additions:
-    """What is added to the pages of one study."""
+    """Additions to the pages of one study."""
 
     note: str = ""
     """Markdown."""
@@ -148,23 +148,23 @@ class Additions:
     figures: Mapping[str, str] = field(default_factory=dict)
     """Name -> plotly's JSON."""
     artifacts: Mapping[int, Sequence[Mapping[str, str | None]]] = field(default_factory=dict)
-    """Trial -> its pictures, as pages list artifacts."""
+    """Trial -> its pictures, in the format of artifacts."""
     data: ReportData | None = None
-    """What pictures are drawn from; None where hpo has nothing to add."""
+    """Data of the pictures; None if hpo has nothing to add."""
 
 
 class DashboardAdditions:
-    """Additions to the pages of a store's studies; made anew after an event in the store, or when a leader left."""
+    """Additions to the pages of a store's studies, recomputed after an event in the store or a change of leader."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._made: dict[str, tuple[Version, Additions]] = {}
-        # Every open page asks for its study every few seconds, each in a thread of its own.
+        # Every open page requests its study every few seconds, each request in its own thread.
         self._lock = threading.Lock()
         self._drawing = threading.Lock()
 
     def add_to(self, page: dict[str, Any]) -> dict[str, Any]:
-        """Return the page of a study with notes, where the user has none, figures and pictures added."""
+        """Return the page of a study with figures, pictures, and notes where the user has none."""
         additions = self._of(page["name"])
         page["note"] = _unless_written(page["note"], additions.note)
         for trial in (*page["trials"], *page["best_trials"]):
@@ -176,7 +176,7 @@ class DashboardAdditions:
         return page
 
     def picture(self, study: str, identifier: str) -> bytes | None:
-        """Return a picture of a trial, as SVG; None where there is none with that `artifact_id`."""
+        """Return a picture of a trial, as SVG; None if there is none with that `artifact_id`."""
         additions = self._of(study)
         known = {artifact["artifact_id"] for listed in additions.artifacts.values() for artifact in listed}
         if identifier not in known or additions.data is None:
@@ -205,7 +205,7 @@ class DashboardAdditions:
         try:
             data = read_report_data(self._database, study)
         except HpoError as error:
-            # Such as a study that hpo did not make: optuna-dashboard shows it all the same.
+            # Such as a study that hpo did not create: optuna-dashboard shows it without additions.
             return Additions(note=f"hpo has nothing to add: {error}")
         return Additions(
             note=study_note(data),
@@ -230,5 +230,5 @@ def _drawn(data: ReportData) -> dict[str, str]:
 
 
 def _unless_written(note: dict[str, Any], ours: str) -> dict[str, Any]:
-    """Return the user's own note, which has a version, or else ours."""
+    """Return the user's own note, which has a version, or else the note of hpo."""
     return note if note["version"] else {"version": 0, "body": ours}

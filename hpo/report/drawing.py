@@ -1,4 +1,4 @@
-"""Plotting helpers: colours that are legible on light and dark, text made safe for plotly, axes, an empty figure."""
+"""Plotting helpers: colours for light and dark pages, text escaped for plotly, axes, an empty figure."""
 
 import html
 import math
@@ -19,11 +19,11 @@ LOGARITHMIC = {"type": "log", "dtick": 1, "exponentformat": "power"}
 """Settings of an axis with powers of ten."""
 LONGEST_TEXT = 40
 NO_LETTERS = ("Cc", "Cf", "Cs", "Cn")
-"""Categories of Unicode: control, direction and the like, half a character, and none, which XML may forbid."""
+"""Unicode categories that XML may forbid: control, format, surrogate and unassigned."""
 
 
 def empty_figure(height: int, **layout: Any) -> "Figure":
-    """Return a figure with nothing in it yet, that is as wide as where it stands and `height` pixels high."""
+    """Return an empty figure, `height` pixels high and as wide as its container."""
     from plotly.graph_objects import Figure
 
     margin = {"l": 10, "r": 10, "t": 30, "b": 10}
@@ -32,18 +32,18 @@ def empty_figure(height: int, **layout: Any) -> "Figure":
 
 
 def plotly_text(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Return text of the user's as plotly shows it letter by letter: it would take `<b>` and `&amp;` for markup."""
-    return html.escape(plain_text(text, longest), quote=False)  # Plotly reads `&quot;` letter by letter.
+    """Return the user's text cut to `longest`, with characters such as `<` escaped, because plotly has markup."""
+    return html.escape(plain_text(text, longest), quote=False)  # Plotly does not decode `&quot;`.
 
 
 def plain_text(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Return text of the user's cut to `longest`, a middle dot for each character that directs or is none."""
+    """Return the user's text cut to `longest`, with a middle dot for each character of `NO_LETTERS`."""
     plain = "".join("·" if unicodedata.category(letter) in NO_LETTERS else letter for letter in str(text))
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def value_text(value: object, digits: int = 4) -> str:
-    """Return the value of a hyperparameter or of a score as text, floats to so many significant digits."""
+    """Return a hyperparameter's value or a score as text; floats have at most `digits` significant digits."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -52,12 +52,12 @@ def value_text(value: object, digits: int = 4) -> str:
 
 
 def named(names: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of an axis on which these names stand at 0, 1, 2 ..."""
+    """Return the settings of an axis with these names at 0, 1, 2 ..."""
     return {"tickvals": list(range(len(names))), "ticktext": names, "automargin": True}
 
 
 def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], xaxis: dict[str, Any]) -> "Figure":
-    """Return a figure with a horizontal bar for each name, the first on top, and what is written on it."""
+    """Return a figure with a horizontal bar for each name, the first on top, with these texts on the bars."""
     figure = empty_figure(90 + 26 * len(names), xaxis=xaxis)
     figure.add_bar(
         y=list(range(len(names))), x=values, text=texts, orientation="h", marker={"color": BLUE}, hoverinfo="skip",
@@ -71,7 +71,7 @@ def axis_title(name: str) -> str:
 
 
 def score_axis(metric: str) -> dict[str, Any]:
-    """Return the settings of an axis of scores, which goes no further than the metric can."""
+    """Return the settings of an axis of scores, limited to the range of the metric."""
     low, high = limits_of(metric)
     margin = (high - low) / 50
     within = {"minallowed": low - margin, "maxallowed": high + margin} if math.isfinite(margin) else {}
@@ -79,39 +79,39 @@ def score_axis(metric: str) -> dict[str, Any]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether `value` has a place on an axis of numbers."""
+    """Return true if `value` can be placed on a numeric axis."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Scale:
-    """Values of one hyperparameter as places on an axis: numbers as they are, or their logarithms, others in a row."""
+    """Axis for the values of one hyperparameter: numeric, linear or logarithmic, or categorical."""
 
     def __init__(self, values: Sequence[object]) -> None:
-        """Make the axis of all `values`; there is at least one."""
+        """Create the axis of at least one value."""
         numbers = [float(value) for value in values if is_number(value)]
         self.names: tuple[str, ...] = ()
-        """Names in their order along the axis; none where it is of numbers."""
+        """Names in order along a categorical axis; none on a numeric one."""
         if len(numbers) < len(values):
             self.names = tuple(sorted({value_text(value) for value in values}))
         self.ends = (0.0, float(len(self.names) - 1)) if self.names else (min(numbers), max(numbers))
-        # Better seen so: all above 0, the largest 20 times the smallest.
+        # Logarithmic for positive values if the largest is at least 20 times the smallest.
         self.logarithmic = not self.names and 0 < 20 * self.ends[0] <= self.ends[1]
 
     def place(self, value: object) -> float:
-        """Return where `value` is: a number as it is, another value as the number of its name."""
+        """Return the coordinate of `value`: the number itself, or the index of its name."""
         if self.names:
             return float(self.names.index(value_text(value)))
         assert is_number(value)
         return float(value)
 
     def share(self, value: object) -> float:
-        """Return how far along the axis `value` is, from 0 to 1; 0.5 where all values are the same."""
+        """Return the relative position of `value` on the axis, 0 to 1; 0.5 if all values are equal."""
         places = (*self.ends, self.place(value))
         low, high, here = map(math.log, places) if self.logarithmic else places
         return 0.5 if high <= low else min(1.0, max(0.0, (here - low) / (high - low)))
 
     def axis(self) -> dict[str, Any]:
-        """Return the settings of a plotly axis for `place`."""
+        """Return the settings of a plotly axis for the coordinates of `place`."""
         if self.names:
             shown = [plotly_text(name, 20) for name in self.names]
             room = [-0.5, len(shown) - 0.5]

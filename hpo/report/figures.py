@@ -1,4 +1,4 @@
-"""Figure registry: each draws a study's report data, or returns a sentence where there is nothing to draw."""
+"""Figure registry: functions that draw a study's report data, or return a sentence if there is nothing to draw."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 UNUSED_PLACE = -0.12
-"""Where a trial crosses the axis of a hyperparameter that it does not have."""
+"""Position of a trial on the axis of a hyperparameter that it does not have."""
 MOST_NAMES = 9
 FEWEST_TRIALS = 4
 SURE_TRIALS = 40
@@ -83,7 +83,7 @@ def slices(data: ReportData) -> "Figure | str":
 
 
 def learning_rate_by_optimizer(data: ReportData) -> "Figure | str":
-    """Draw the score of completed trials against the real peak learning rate, each optimizer in a colour of its own."""
+    """Draw the score of completed trials against the actual peak learning rate, with a colour for each optimizer."""
     trials = [
         trial for trial in data.results.leaderboard if {"learning_rate", "optimizer"} <= trial.configuration.keys()
     ]
@@ -102,7 +102,7 @@ def learning_rate_by_optimizer(data: ReportData) -> "Figure | str":
 
 
 def importances(data: ReportData) -> "Figure | str":
-    """Draw how much of the difference between completed trials each hyperparameter explains (PED-ANOVA)."""
+    """Draw the share of the difference between completed trials that each hyperparameter explains (PED-ANOVA)."""
     shares = _importances(data)
     if isinstance(shares, str):
         return shares
@@ -111,13 +111,16 @@ def importances(data: ReportData) -> "Figure | str":
     values, texts = [share for _, share in ordered], [f"{share:.0%}" for _, share in ordered]
     figure = bars(names, values, texts, {"title": "share of the importance", "rangemode": "tozero"})
     if (trials := len(data.history.completed)) < SURE_TRIALS:
-        caution = f"From {trials} trials only: read this as a hint."
+        caution = f"From only {trials} trials: read this as a hint."
         figure.update_layout(title={"text": caution, "font": {"size": 13}, "x": 0, "xanchor": "left"})
     return figure
 
 
 def _importances(data: ReportData) -> dict[str, float] | str:
-    """Return hyperparameter -> share of the importance, or why there is none; of the multiplier for a relative rate."""
+    """Return hyperparameter -> share of the importance, or the reason that there is none.
+
+    A relative learning rate is represented by its multiplier.
+    """
     import optuna
 
     trials = data.history.completed
@@ -127,7 +130,7 @@ def _importances(data: ReportData) -> dict[str, float] | str:
         return "All completed trials score the same, so no hyperparameter is more important than another."
     try:
         with warnings.catch_warnings(), quiet_optuna():
-            warnings.simplefilter("ignore")  # That it is experimental.
+            warnings.simplefilter("ignore")  # PED-ANOVA is experimental in Optuna.
             study = optuna.create_study(direction="maximize")
             study.add_trials(trials)
             shares = optuna.importance.get_param_importances(study)
@@ -144,12 +147,12 @@ def _too_little(trials: Sequence[TrialResult]) -> str:
 
 
 def _having(trials: Sequence[TrialResult], name: str) -> list[TrialResult]:
-    """Return the trials that the hyperparameter was drawn for: it means nothing in the others."""
+    """Return the trials for which the hyperparameter was drawn, because the others do not use it."""
     return [trial for trial in trials if name in trial.sampled]
 
 
 def _pointed(trial: TrialResult, name: str | None = None) -> str:
-    """Return what is said where a trial is pointed at, with the value of the hyperparameter `name`."""
+    """Return the hover text of a trial, with the value of the hyperparameter `name`."""
     value = "" if name is None else f"{axis_title(name)} {plotly_text(value_text(trial.configuration.get(name)))}, "
     return f"trial {trial.number}: {value}score {value_text(trial.score)}"
 
@@ -186,7 +189,7 @@ def _add_paths(
 
 
 def _add_axes(figure: "Figure", scales: dict[str, Scale], scores: Scale, metric: str) -> None:
-    """Add a vertical line for each axis, its name below, and what is at its places."""
+    """Add a vertical line for each axis, with its ticks and its name below."""
     for place, (name, scale) in enumerate([*scales.items(), (metric, scores)]):
         figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": GREY, "width": 1}, layer="below")
         label = {"x": place, "showarrow": False, "bgcolor": "rgba(127,127,127,0.12)", "font": {"size": 10}}
@@ -197,7 +200,7 @@ def _add_axes(figure: "Figure", scales: dict[str, Scale], scores: Scale, metric:
 
 
 def _ticks(scale: Scale) -> list[tuple[float, str]]:
-    """Return (how far along the axis, text): the ends of numbers, all names where there are few."""
+    """Return (position on the axis, text) of ticks: the ends of a numeric axis, or names (the ends if many)."""
     if not scale.names:
         low, high = scale.ends
         return [(0.5, value_text(low))] if low == high else [(0.0, value_text(low)), (1.0, value_text(high))]

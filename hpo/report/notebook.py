@@ -1,4 +1,4 @@
-"""Notebook access to a study: its trials, evaluations and verdict as frames, its figures by name.
+"""Notebook access to a study: trials, evaluations and verdict as data frames, figures by name.
 
 study = load_study("sqlite:///hpo.db")
 study.trials.sort_values("score")
@@ -32,19 +32,19 @@ ABOUT_CONFIRMED = ("name", "trial", "score", "low", "high", "scores", "search_sc
 
 
 class Study:
-    """A study as it was when it was read."""
+    """Snapshot of a study at the time of reading."""
 
     def __init__(self, data: ReportData) -> None:
         self.data = data
 
     @property
     def results(self) -> StudyResults:
-        """What the study was made from and what its trials gave, as values."""
+        """Configuration and trials of the study, as values."""
         return self.data.results
 
     @property
     def trials(self) -> "DataFrame":
-        """One row a trial: how it ended, its score, `validation_...` at its best, and its hyperparameters.
+        """One row per trial: its ending, score, `validation_...` at its best evaluation, and hyperparameters.
 
         Raises:
             ConfigurationError: pandas is not installed.
@@ -54,7 +54,7 @@ class Study:
 
     @property
     def evaluations(self) -> "DataFrame":
-        """One row an evaluation, by trial and rung.
+        """One row per evaluation, by trial and rung.
 
         Raises:
             ConfigurationError: pandas is not installed.
@@ -63,7 +63,7 @@ class Study:
 
     @property
     def verdict(self) -> "DataFrame":
-        """One row a comparison of the verdict, with the decision and what to take; none without a verdict.
+        """One row per comparison of the verdict, with the decision and the trial to take; empty without a verdict.
 
         Raises:
             ConfigurationError: pandas is not installed.
@@ -76,7 +76,7 @@ class Study:
 
     @property
     def confirmed(self) -> "DataFrame":
-        """One row a configuration that was confirmed, from best to worst, then one a baseline; none without a verdict.
+        """One row per confirmed configuration, from best to worst, then one per baseline; empty without a verdict.
 
         Raises:
             ConfigurationError: pandas is not installed.
@@ -93,7 +93,7 @@ class Study:
 
         Raises:
             ConfigurationError: there is no figure of that name, or plotly is not installed.
-            NoResultError: the study has nothing to draw there.
+            NoResultError: the study has no data for the figure.
         """
         if name not in FIGURES:
             raise ConfigurationError(f"There is no figure {name!r}. {nearest(name, FIGURES)}")
@@ -111,19 +111,19 @@ def load_study(url: str, name: str | None = None) -> Study:
 
     Args:
         url: path of a SQLite file, or a SQLAlchemy URL.
-        name: the study; None for the only one of the store.
+        name: name of the study; None for the only one of the store.
 
     Raises:
-        ConfigurationError: no such study, or several where none was named.
+        ConfigurationError: no such study, or several if none was named.
         NoResultError: there is no study yet.
-        StoreError: the store is not there, cannot be read, or is of a newer version.
+        StoreError: the store does not exist, cannot be read, or has a newer version.
     """
     with closing(open_database(url, must_exist=True)) as database:
         return Study(read_report_data(database, name))
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> "DataFrame":
-    """Return rows as a frame, these columns first, which it has without a row too."""
+    """Return rows as a data frame that has `columns` first, even if there is no row."""
     refuse_missing("pandas", "A frame")
     from pandas import DataFrame
 

@@ -1,4 +1,4 @@
-"""HTML report: one file that asks no host for anything and runs no script but its own."""
+"""HTML report: one file that loads nothing from the network and runs only its own scripts."""
 
 import base64
 import hashlib
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MARK = "<!DOCTYPE html><!-- a report of hpo -->"
-"""How a report begins."""
+"""Start of every report."""
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
-"""Nothing is fetched from anywhere, and only the scripts of these digests run: not one that came in with a label."""
+"""Content security policy: nothing is loaded, and only scripts with these digests run, so none from a label."""
 
 
 def page(data: ReportData) -> str:
@@ -48,7 +48,7 @@ def page(data: ReportData) -> str:
         space=write_yaml(data.results.space) if data.results.space else "",
         measurements=write_yaml(data.results.measurements) if data.results.measurements else "",
     )
-    # A label may hold half a surrogate pair, which no file can.
+    # A label may contain a lone surrogate, which UTF-8 cannot encode.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -58,12 +58,12 @@ def _digest(script: str) -> str:
 
 
 def _embedded(figure: "Figure | str") -> str | Markup:
-    """Return a figure as JSON that can stand inside a script element; a sentence as it is."""
+    """Return a figure as JSON that is safe inside a script element; return a sentence unchanged."""
     if isinstance(figure, str):
         return figure
-    # More digits are not seen, and make the file of a large study larger.
+    # More digits are invisible, and make the file of a large study larger.
     content = json.loads(figure.to_json(), parse_float=lambda digits: float(f"{float(digits):.6g}"))
-    content["layout"].pop("template", None)  # The page has its own, for light and for dark.
+    content["layout"].pop("template", None)  # The page has its own templates, for light and dark.
     text = json.dumps(content, separators=(",", ":"))
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")

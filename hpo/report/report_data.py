@@ -1,4 +1,4 @@
-"""Report data: everything that the store knows of a study, read once."""
+"""Report data: everything that the store has on a study, read once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ from hpo.verdict.findings import Interval, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialScores:
-    """Scores of one trial, on the rows that say most about it."""
+    """Scores of one trial, from its most reliable evaluation."""
 
     trial: int
     source: str
-    """In words, to stand after "on": `the test split`, `the rows of the confirmation, mean of 5 seeds`."""
+    """Scored rows in words that follow "on": `the test split`, `the rows of the confirmation, mean of 5 seeds`."""
     scores: Scores
     slices: Sequence[Slice] = ()
 
@@ -31,17 +31,17 @@ class ReportData:
     state: StudyStatus
     history: StudyHistory
     verdict: Verdict | None
-    """None where nothing was confirmed."""
+    """The verdict; None if nothing was confirmed."""
     audit: str | None
-    """What the pruner may have cost, in a sentence; None where it pruned nothing."""
+    """Sentence of the pruner's audit; None if it pruned nothing."""
     advice: tuple[str, ...]
-    """In sentences."""
+    """Sentences of advice on the next search."""
     led_by: str | None
-    """The process that leads the study now; None where its search does not run."""
+    """The process that leads the study now; None if its search is not running."""
 
     @property
     def recommended(self) -> TrialResult | None:
-        """The trial to take: by the verdict, or else the best of the search; None where no trial has completed."""
+        """The trial to take: by the verdict, or else the best of the search; None if no trial has completed."""
         if self.verdict is not None:
             number = self.verdict.recommended
             return next((trial for trial in self.results.trials if trial.number == number), None)
@@ -49,18 +49,18 @@ class ReportData:
 
     @property
     def in_folds(self) -> bool:
-        """Whether a trial is scored on folds, one after the other, and its rungs are these."""
+        """True if a trial is scored on folds, one after another, which are its rungs."""
         return self.results.configuration["evaluation"].get("folds") is not None
 
     @property
     def will_confirm(self) -> bool:
-        """Whether the search still runs and trains the best again at its end."""
+        """True if the search is still running and ends with a confirmation."""
         asked = self.results.configuration.get("confirmation", {})
         return self.led_by is not None and bool(asked.get("finalists"))
 
     @property
     def baselines(self) -> list[tuple[str, float, Interval | None]]:
-        """Name, score and interval of each baseline; without an interval where nothing was confirmed."""
+        """Name, score and interval of each baseline; the interval is None if nothing was confirmed."""
         if self.verdict is not None and self.verdict.baselines:
             return [(one.name, one.score, one.interval) for one in self.verdict.baselines]
         return [(name, one.scores.objective, None) for name, one in self.results.baselines.items()]
@@ -77,10 +77,10 @@ def read_report_data(database: Database, name: str | None = None) -> ReportData:
 
     Args:
         database: the store.
-        name: the study; None for the only one of the store.
+        name: name of the study; None for the only one of the store.
 
     Raises:
-        ConfigurationError: no such study, several where none was named, or one that confirms another.
+        ConfigurationError: no such study, several if none was named, or one that confirms another.
         NoResultError: there is no study yet.
         StoreError: a study that hpo did not make.
     """
@@ -104,7 +104,7 @@ def read_report_data(database: Database, name: str | None = None) -> ReportData:
 
 
 def trial_scores(results: StudyResults, trial: TrialResult, verdict: Verdict | None = None) -> TrialScores | None:
-    """Return the scores of `trial` on the rows that say most about it; None where it was never scored."""
+    """Return the scores of `trial` from its most reliable evaluation; None if it was never scored."""
     number = trial.number
     if first := next((test.held_out for test in results.test if test.trial == number), None):
         return TrialScores(trial=number, source="the test split", scores=first.scores, slices=first.slices)
@@ -130,7 +130,7 @@ def trial_scores(results: StudyResults, trial: TrialResult, verdict: Verdict | N
 
 
 def _mean_scores(several: Sequence[Scores]) -> Scores:
-    """Return the mean of scores on the same rows, which are counted once; of confusions the sum."""
+    """Return the mean of scores on the same rows, which count once, and the sum of their confusion matrices."""
     mean, first = mean_scores(several), several[0]
     per_class = {label: {**row, "support": first.per_class[label]["support"]} for label, row in mean.per_class.items()}
     return replace(mean, rows=first.rows, per_class=per_class)

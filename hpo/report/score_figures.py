@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 DASHES = ("dot", "dashdot", "longdash")
-"""Of the baselines' lines."""
+"""Dashes of the baselines' lines."""
 FAR_BELOW = 2.0
-"""How many times as far below the lowest trial as the best line is above it."""
+"""A line is hidden if it is so many times as far below the lowest trial as the best line is above it."""
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 NO_VERDICT = "Nothing was confirmed, so there are no differences to show."
 MOST_WRITTEN = 15
-"""Classes up to which each cell of a confusion matrix is written out."""
+"""Largest number of classes for which the cells of a confusion matrix have text."""
 MOST_SLICES = 30
 NO_TRIAL = "No trial has completed yet, so nothing was scored."
 TRANSPARENT = "rgba(59,125,216,0)"
 
 
 def over_time(data: ReportData) -> "Figure | str":
-    """Draw the score of each finished trial, the best so far, and what the winner has to beat."""
+    """Draw the score of each completed trial over time, the best so far, and the default and baselines."""
     finished = _finished(data)
     if not finished:
         return "No trial has completed yet, so there is no score over time."
@@ -67,7 +67,7 @@ def over_time(data: ReportData) -> "Figure | str":
 
 
 def learning_curves(data: ReportData) -> "Figure | str":
-    """Draw the score of every trial over the examples it had seen; pruned and failed ones faintly."""
+    """Draw the score of every trial over the examples seen; pruned and failed trials are faint."""
     trials = {trial.number: trial for trial in data.results.trials}
     curves = {number: told for number, told in curves_of(data).items() if number in trials}
     if not curves:
@@ -90,12 +90,12 @@ def learning_curves(data: ReportData) -> "Figure | str":
 
 
 def curves_of(data: ReportData) -> dict[int, list[Evaluation]]:
-    """Return trial -> its evaluations, of those that have any."""
+    """Return trial -> its evaluations, for trials that have any."""
     return {number: list(told) for number, told in groupby(data.history.evaluations, key=lambda one: one.trial)}
 
 
 def seen_title(data: ReportData) -> str:
-    """Return the title of an axis on which an evaluation is where its rung is, in per cent."""
+    """Return the title of an axis of rungs, in per cent."""
     seen = "folds that were scored, the last their mean" if data.in_folds else "longest trial that was seen"
     return f"share of the {seen}, in %"
 
@@ -103,7 +103,7 @@ def seen_title(data: ReportData) -> str:
 def _add_lines(
     figure: "Figure", curves: Sequence[Sequence[Evaluation]], name: str, *, color: str, width: float, opacity: float
 ) -> None:
-    """Add all `curves` as one trace, with gaps in between: a trace of each would be slow to draw and heavy."""
+    """Add all `curves` as one trace with gaps, because a trace for each would be slow to draw and large."""
     if not curves:
         return
     lines, lonely = ([told for told in curves if (len(told) > 1) == several] for several in (True, False))
@@ -138,13 +138,13 @@ def _since(data: ReportData, moment: float) -> float:
 def _add_references(figure: "Figure", data: ReportData, ends: tuple[float, float], lowest: float) -> None:
     """Add lines for the default, each baseline, and the confirmed score with its interval.
 
-    What is far below all trials would press them together: it is in the legend, to be switched on.
+    A line far below all trials would compress the axis, so it is hidden until its entry in the legend is clicked.
 
     Args:
-        figure: of scores over time.
+        figure: the figure of scores over time.
         data: the study.
-        ends: of the time axis.
-        lowest: score of a completed trial.
+        ends: ends of the time axis.
+        lowest: lowest score of a completed trial.
     """
     default, verdict = data.results.default, data.verdict
     lines: list[tuple[str, float, str, str]] = []
@@ -168,7 +168,7 @@ def _add_references(figure: "Figure", data: ReportData, ends: tuple[float, float
 
 
 def differences(data: ReportData) -> "Figure | str":
-    """Draw each difference with its 95% interval, and a dot for each seed of the winner; right of 0 it is better."""
+    """Draw the winner's difference to each other configuration with its 95% interval, and a dot for each seed."""
     verdict = data.verdict
     if verdict is None:
         return NO_VERDICT
@@ -181,7 +181,7 @@ def differences(data: ReportData) -> "Figure | str":
     )
     for place, one in enumerate(found):
         scores = verdict.by_trial[one.trial].scores
-        # Around the difference, which is that of their mean.
+        # Each seed's deviation from the mean is added to the difference, which is that of the mean.
         seeds = [scale * (one.difference + score - fmean(scores)) for score in scores]
         figure.add_scatter(
             x=seeds, y=[place] * len(seeds), mode="markers", hoverinfo="x", marker={"color": GREY, "size": 6},
@@ -202,7 +202,7 @@ def differences(data: ReportData) -> "Figure | str":
 
 
 def confusion_matrix(data: ReportData) -> "Figure | str":
-    """Draw which labels the examples of each label were taken for, in per cent of that label's examples."""
+    """Draw the predicted labels of the examples of each label, in per cent of that label's examples."""
     found = data.recommended_scores
     if found is None:
         return NO_TRIAL
@@ -212,7 +212,7 @@ def confusion_matrix(data: ReportData) -> "Figure | str":
     names = [plotly_text(label, 24) for label in labels] or [f"class {place}" for place in range(len(counts))]
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     places = list(range(len(names)))
-    figure = empty_figure(min(900, 170 + 34 * len(names)), xaxis={"title": "taken for"}, yaxis={"title": "label"})
+    figure = empty_figure(min(900, 170 + 34 * len(names)), xaxis={"title": "predicted"}, yaxis={"title": "label"})
     figure.add_heatmap(
         z=shares, x=places, y=places, zmin=0, zmax=100, colorscale=[[0, TRANSPARENT], [1, BLUE]], hoverinfo="text",
         text=[[_cell(names, row, column, counts[row]) for column in places] for row in places], xgap=1, ygap=1,
@@ -225,14 +225,14 @@ def confusion_matrix(data: ReportData) -> "Figure | str":
 
 
 def by_group(data: ReportData) -> "Figure | str":
-    """Draw scores in each group of examples, the worst first."""
+    """Draw the scores of the groups of examples, the lowest first."""
     if data.results.configuration.get("data", {}).get("group_column") is None:
         return "The examples have no groups; data.group_column names a column of them."
     return _of_slices(data, "group")
 
 
 def by_length(data: ReportData) -> "Figure | str":
-    """Draw scores on short and on long examples."""
+    """Draw scores by the length of the examples."""
     return _of_slices(data, "length")
 
 
@@ -242,11 +242,11 @@ def _of_slices(data: ReportData, by: str) -> "Figure | str":
         return NO_TRIAL
     slices = [one for one in found.slices if one.by == by]
     if not slices:
-        return f"Scores by {by} are taken when a trial is confirmed or read on the test split; this one was neither."
+        return f"Scores by {by} are computed when a trial is confirmed or tested; this one was neither."
     if by == "group":
         largest = sorted(slices, key=lambda one: -one.rows)[:MOST_SLICES]
         slices = sorted(largest, key=lambda one: one.score)
-    # Whatever the metric is.
+    # The metric of slices may differ from the study's metric.
     metric = next(name for name in facts_of(data.results.configuration).slices if name in found.scores.values)
     names, scores = [f"{plotly_text(one.name)} ({one.rows})" for one in slices], [one.score for one in slices]
     figure = bars(names, scores, [f"{score:.3f}" for score in scores], {"title": axis_title(metric)})
@@ -254,4 +254,4 @@ def _of_slices(data: ReportData, by: str) -> "Figure | str":
 
 
 def _cell(names: list[str], row: int, column: int, counts: tuple[int, ...]) -> str:
-    return f"{names[row]} taken for {names[column]}: {counts[column]} of {sum(counts)}"
+    return f"{names[row]} predicted as {names[column]}: {counts[column]} of {sum(counts)}"

@@ -1,4 +1,4 @@
-"""Report tables and sentences, as plain values: not escaped."""
+"""Report tables and sentences, as plain text without escapes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ SHOWN_TRIALS = 20
 SHOWN_REASONS = 30
 LONGEST_LABEL = 200
 RESULT_COLUMNS = 5
-"""Leading columns of a leaderboard, of numbers; the next says who proposed a trial, the others are hyperparameters."""
+"""Number of leading numeric columns of a leaderboard; then the proposer of a trial and its hyperparameters follow."""
 STATES: Mapping[str, str] = {
     "COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "in training", "WAITING": "waiting",
 }  # fmt: skip
@@ -30,12 +30,12 @@ FAILURES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportTable:
-    """Rows of texts under their headings."""
+    """Rows of text with their headings."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     marked: int | None = None
-    """Row that is set off from the others."""
+    """Index of the highlighted row."""
 
 
 def dated(moment: float) -> str:
@@ -44,19 +44,19 @@ def dated(moment: float) -> str:
 
 
 def scored(score: float | None) -> str:
-    """Return a score to four digits; a dash where there is none."""
+    """Return a score with four digits; a dash without a score."""
     return "–" if score is None else f"{score:.4f}"
 
 
 def counts(results: StudyResults) -> str:
-    """Return how many trials there are and how they ended, in words."""
+    """Return the number of trials, in total and by state, in words."""
     states = Counter(trial.state for trial in results.trials)
     said = [f"{states[state]} {name}" for state, name in STATES.items() if states[state] or state == "COMPLETE"]
     return f"{counted(len(results.trials), 'trial')}: {', '.join(said)}"
 
 
 def unconfirmed(data: ReportData) -> tuple[str, ...]:
-    """Return in sentences what is not known where nothing was confirmed; none where there is a verdict."""
+    """Return sentences on the best trial of an unconfirmed search, and on what is unknown; none with a verdict."""
     if data.verdict is not None:
         return ()
     best, results = data.recommended, data.results
@@ -64,7 +64,7 @@ def unconfirmed(data: ReportData) -> tuple[str, ...]:
         return (f"No trial has completed, so there is no configuration to take: {counts(results)}.",)
     first = (
         f"Trial {best.number} scored best in the search: {results.metric} {spread_in_words(results, best)} on "
-        f"validation. It was chosen for that among {counted(len(results.leaderboard), 'trial')}, so part of it is "
+        f"validation. It was chosen by that score among {counted(len(results.leaderboard), 'trial')}, so part of it is "
         "selection bias."
     )
     unknown = "Whether it is better than the default on new examples, and by how much, was not confirmed."
@@ -72,13 +72,13 @@ def unconfirmed(data: ReportData) -> tuple[str, ...]:
     if default is None or default.score is None or default.state != "COMPLETE":
         second = "The search did not train the default configuration to its end, so there is nothing to compare with."
     elif default.number == best.number:
-        second = "It is the default configuration: the search has found nothing that scored better."
-        unknown = "What it scores on new examples was not confirmed."
+        second = "It is the default configuration: the search has found no better one."
+        unknown = "Its score on new examples was not confirmed."
     else:
         lead = (best.score or 0.0) - default.score
         second = f"The default configuration scored {scored(default.score)}, which is {scored(lead)} less."
     who = "The end of the search" if data.will_confirm else "hpo confirm"
-    says = f"{who} trains the best again on fresh seeds, beside the default, and says it."
+    says = f"{who} trains the best trials and the default again on fresh seeds to find out."
     no_test = () if results.has_test_split else (NO_TEST_SPLIT,)
     return (first, second, *gain_sentences(results), unknown, says, *no_test)
 
@@ -99,13 +99,13 @@ def confirmed(verdict: Verdict) -> ReportTable:
 
 
 def baselines(data: ReportData) -> ReportTable | None:
-    """Return the scores of the baselines; None where they were not trained."""
+    """Return the scores of the baselines; None if they were not trained."""
     rows = [(name, scored(score), _between(interval)) for name, score, interval in data.baselines]
     return _table(("baseline", "score", "95% interval"), rows)
 
 
 def differences(verdict: Verdict) -> ReportTable:
-    """Return by how much the winner, and the trial to take, score higher than others and than baselines."""
+    """Return the score differences of the winner and of the recommended trial to other trials and baselines."""
     rows = tuple(
         (
             _numbered(verdict, one.trial), one.against, f"{one.difference:+.4f}", _between(one.interval, "+"),
@@ -121,8 +121,8 @@ def _numbered(verdict: Verdict, trial: int) -> str:
 
 
 def test_evaluations(results: StudyResults) -> ReportTable | None:
-    """Return every evaluation on the test split; None where there was none."""
-    # Only where there is one: its packages take their time.
+    """Return every evaluation on the test split; None if there was none."""
+    # Imported here, because its packages are slow to import.
     from hpo.verdict.comparison import interval_of_test
 
     rows = [
@@ -136,7 +136,7 @@ def test_evaluations(results: StudyResults) -> ReportTable | None:
 
 
 def leaderboard(results: StudyResults, verdict: Verdict | None = None, most: int = SHOWN_TRIALS) -> ReportTable | None:
-    """Return the best completed trials with what the search varied; None where none has completed."""
+    """Return the best completed trials with their searched hyperparameters; None if no trial has completed."""
     shown = results.leaderboard[:most]
     varied = tuple(dict.fromkeys(name for trial in shown for name in trial.sampled))
     rows = [
@@ -153,13 +153,13 @@ def leaderboard(results: StudyResults, verdict: Verdict | None = None, most: int
 
 
 def _sampled(trial: TrialResult, name: str) -> str:
-    """Return a value that was searched; a dash where it means nothing, or hpo did not train the trial."""
+    """Return a searched value; a dash if the trial does not use it, or hpo did not train the trial."""
     found = name in trial.sampled and name in trial.configuration
     return value_text(trial.configuration[name], 3) if found else "–"
 
 
 def hyperparameters(trial: TrialResult | None) -> ReportTable | None:
-    """Return the values that a trial was trained with to their last digit, those first that the search varied."""
+    """Return the exact values that a trial was trained with, the searched ones first."""
     if trial is None:
         return None
     ordered = sorted(trial.trained_with.items(), key=lambda pair: pair[0] not in trial.sampled)
@@ -168,7 +168,7 @@ def hyperparameters(trial: TrialResult | None) -> ReportTable | None:
 
 
 def classes(scores: Scores | None) -> ReportTable | None:
-    """Return the scores of each label; None where there are none."""
+    """Return the scores of each label; None if there are none."""
     rows = [
         (
             plain_text(label, LONGEST_LABEL),
@@ -181,7 +181,7 @@ def classes(scores: Scores | None) -> ReportTable | None:
 
 
 def failures(data: ReportData) -> ReportTable | None:
-    """Return what could not be trained and why, the most frequent first; None where everything could."""
+    """Return failures with reasons and trials, the most frequent first; None if every trial could be trained."""
     found: dict[tuple[str, str], list[int]] = {}
     for trial in data.results.trials:
         how = FAILURES.get(trial.ending or "", "failed" if trial.state == "FAIL" else None)
@@ -193,7 +193,7 @@ def failures(data: ReportData) -> ReportTable | None:
 
 
 def costs(data: ReportData) -> ReportTable:
-    """Return what the study took."""
+    """Return the costs of the study."""
     search, runs = data.state.device_seconds, data.results.confirmation
     rows = [("training and evaluation in the search, summed over all devices", _device_hours(search))]
     if runs:

@@ -109,7 +109,7 @@ def test_another_host_is_refused_with_token_and_cookie(guard: AccessControl, hos
     for path in ("/dashboard", f"/?{token_of(guard)}"):
         answer = asked(guard, path, host=host, HTTP_COOKIE=cookie_of(guard))
         assert (answer.status, "Set-Cookie" in answer.headers) == (403, False)
-        assert f"This dashboard is at {HERE}" in answer.body
+        assert f"This dashboard answers only at {HERE}" in answer.body
 
 
 def test_a_request_without_a_host_is_refused(guard: AccessControl) -> None:
@@ -134,7 +134,7 @@ def test_a_guard_that_only_reads_lets_no_change_through(guard: AccessControl, me
     ours = {"HTTP_COOKIE": cookie_of(guard), "HTTP_ORIGIN": f"http://{HERE}"}
     answer = asked(guard, "/api/studies/1", method=method, **ours)
     assert answer.status == 403
-    assert json.loads(answer.body)["reason"].startswith("This dashboard only reads; start it with")
+    assert json.loads(answer.body)["reason"].startswith("This dashboard is read-only; start it with")
     assert answer.headers["Content-Type"].startswith("application/json")
 
 
@@ -159,7 +159,7 @@ def test_a_change_that_is_allowed_must_come_from_a_page_of_this_server() -> None
         for method in ("DELETE", "GET"):
             answer = asked(guard, "/api/studies/1", method=method, **ours, HTTP_ORIGIN=origin)
             assert (answer.status, "a page of another origin did" in answer.body) == (403, True), origin
-    assert "asked from elsewhere" in asked(guard, "/api/studies/1", method="DELETE", **ours).body
+    assert "came from elsewhere" in asked(guard, "/api/studies/1", method="DELETE", **ours).body
     assert asked(guard, "/api/studies/1", method="DELETE", HTTP_ORIGIN=f"http://{HERE}").status == 403
 
 

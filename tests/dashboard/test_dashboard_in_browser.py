@@ -249,7 +249,7 @@ def test_a_change_is_refused_with_a_sentence_that_the_page_shows(chrome: "Chrome
         chrome.execute_script("document.querySelector('button:has([data-testid=EditIcon])').click()")
         chrome.find_element(By.TAG_NAME, "textarea").send_keys("mine")
         chrome.find_element(By.XPATH, "//button[contains(., 'Save')]").click()
-        shows(chrome, "This dashboard only reads; start it with hpo dashboard --allow-changes")
+        shows(chrome, "This dashboard is read-only; start it with hpo dashboard --allow-changes")
         status, _ = chrome.execute_async_script(CHANGE, "DELETE", "/api/studies/1", None)
         assert status == 403
         assert everything(sqlite_url) == before

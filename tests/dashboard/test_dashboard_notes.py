@@ -59,8 +59,8 @@ def test_without_a_confirmation_the_note_says_so(report_data: ReportData) -> Non
     assert "so part of it is selection bias" in note
     assert "| learning\\_rate |" in note
     assert "### Failed: 1 of 4 trials\n\n- 1 × failed: `` ValueError: <img" in note
-    assert "still runs" not in note
-    assert note.endswith("A note of yours takes its place.*")
+    assert "still running" not in note
+    assert note.endswith("Your own note replaces it.*")
 
 
 def test_the_default_is_named_or_said_to_be_the_best(report_data: ReportData) -> None:
@@ -111,7 +111,7 @@ def test_a_trial_pruned_on_folds_came_so_far_through_them(report_data: ReportDat
 def test_a_study_in_which_nothing_completed_has_a_note(sqlite_url: str) -> None:
     with led(searched(sqlite_url)), closing(open_database(sqlite_url)) as database:
         assert study_note(read_report_data(database)).startswith(
-            "## No trial has completed yet\n\nThe search still runs.\n\n"
+            "## No trial has completed yet\n\nThe search is still running.\n\n"
         )
 
 

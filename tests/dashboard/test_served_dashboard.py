@@ -106,7 +106,7 @@ def test_the_notes_are_made_anew_when_a_trial_has_ended(url: str) -> None:
         before = visitor.page()
         go_on(coordinator, "failed", "another")
         after = visitor.page()
-    assert "The search still runs" in before["note"]["body"]
+    assert "The search is still running" in before["note"]["body"]
     assert "Failed: 2 of 5 trials" in after["note"]["body"]
 
 
@@ -117,8 +117,8 @@ def test_that_the_leader_has_left_is_seen_though_nothing_happened_since(url: str
             coordinator.end("finished")
             before = visitor.page()
         after = visitor.page()
-    assert "The search still runs" in before["note"]["body"]
-    assert "The search still runs" not in after["note"]["body"]
+    assert "The search is still running" in before["note"]["body"]
+    assert "The search is still running" not in after["note"]["body"]
 
 
 def test_no_page_writes_a_row(visitor: Visitor, url: str) -> None:
@@ -200,7 +200,7 @@ def test_what_a_search_alone_may_write_is_refused_even_with_allow_changes(
 ) -> None:
     before = everything(url)
     status, _, said = writer.ask("POST", path, body)
-    assert (status, "notes can be changed and studies deleted, nothing else" in said) == (403, True)
+    assert (status, "can only change notes and delete studies" in said) == (403, True)
     assert everything(url) == before
 
 
@@ -209,7 +209,7 @@ def test_a_study_is_deleted_with_all_its_rows(writer: Visitor, url: str) -> None
     assert writer.ask("DELETE", "/api/studies/1")[0] == 204
     left = {name for name, rows in everything(url).items() if rows}
     assert not {"studies", "trials", "hpo_studies", "hpo_attempts", "hpo_evaluations", "hpo_events"} & left
-    assert writer.reason("DELETE", "/api/studies/1") == (404, "The store holds no such study or trial now.")
+    assert writer.reason("DELETE", "/api/studies/1") == (404, "The store does not contain this study or trial.")
 
 
 def test_a_study_is_not_deleted_while_it_is_searched(writer: Visitor, url: str) -> None:
@@ -276,10 +276,10 @@ def test_each_reason_not_to_open_is_one_sentence(
     at = ("--store", sqlite_url)
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-        assert said(*at, "--port", port) == (2, f"hpo: The port {port} is in use, maybe by another dashboard; name "
-            "another with --port, or 0 for any that is free.\n")  # fmt: skip
-    assert said(*at, "--port", 80) == (2, "hpo: --port cannot be 80: it must be from 1024 to 65535, or 0 for any that "
-        "is free.\n")  # fmt: skip
+        assert said(*at, "--port", port) == (2, f"hpo: The port {port} is in use, perhaps by another dashboard; give "
+            "another --port, or 0 for any free port.\n")  # fmt: skip
+    assert said(*at, "--port", 80) == (2, "hpo: --port cannot be 80: it must be from 1024 to 65535, or 0 for any free "
+        "port.\n")  # fmt: skip
     assert said(*at, "--study", "nine")[1].startswith("hpo: The store holds no study")
     code, words = said("--store", f"sqlite:///{tmp_path / 'none.db'}")
     assert (code, "There is no store at" in words, (tmp_path / "none.db").exists()) == (3, True, False)

@@ -118,7 +118,7 @@ def test_the_hyperparameter_that_decides_is_the_most_important_and_few_trials_co
     trials = [trial(number, 0.9 if number % 4 < 2 else 0.1 + number / 1000) for number in range(24)]
     figure = drawn("importances", report_data(trials))
     assert figure.layout.yaxis.ticktext[0] == "learning rate"
-    assert figure.layout.title.text == "From 24 trials only: read this as a hint."
+    assert figure.layout.title.text == "From only 24 trials: read this as a hint."
     assert drawn("importances", report_data(several(60))).layout.title.text is None
 
 
@@ -128,7 +128,7 @@ def test_a_confusion_matrix_is_in_per_cent_of_each_label() -> None:
     one_class = trial(0, 0.5, validation=scores(0.5, one_class=True))
     [heat] = drawn("confusion_matrix", report_data([one_class])).data
     assert [list(row) for row in heat.z] == [[100, 0], [100, 0]]
-    assert heat.text[1][0] == "yes taken for no: 30 of 30"
+    assert heat.text[1][0] == "yes predicted as no: 30 of 30"
 
 
 def test_the_confusion_of_a_label_without_texts_is_none() -> None:

@@ -44,10 +44,10 @@ def test_it_reads_a_search_that_runs_and_writes_nothing_to_its_store(database_ur
         assert second is not None
         coordinator.observe(report_at(second, second.milestones[0], 0.5))
         said = reported("--store", database_url, "--output", str(tmp_path / "report.html")).output
-        assert "the search still runs" in said
+        assert "the search is still running" in said
         assert coordinator.next_assignment("three", CPU) is not None, "the search goes on"
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "The search still runs, led by" in text
+    assert "The search is still running, led by" in text
     assert "1 completed, 1 in training" in text
 
 

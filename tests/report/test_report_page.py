@@ -233,10 +233,11 @@ def test_where_nothing_was_confirmed_it_says_what_cannot_be_said_and_what_says_i
 
 def test_a_running_search_is_said_to_run_and_when_it_was_read() -> None:
     text = body(report_data([trial(0, 0.5), trial(1, state="RUNNING")], led_by="process 7 on host since 18:00"))
-    assert "still runs, led by process 7 on host since 18:00: this is how it stood at 2026-01-02 18:00 UTC" in text
+    assert "still running, led by process 7 on host since 18:00." in text
+    assert "This report shows its state at 2026-01-02 18:00 UTC" in text
     assert "1 completed, 1 in training" in text
     assert "The end of the search trains the best again" in text
-    assert "still runs" not in body(report_data([trial(0, 0.5)]))
+    assert "still running" not in body(report_data([trial(0, 0.5)]))
 
 
 def test_a_study_without_a_finished_trial_says_so_and_lists_what_failed() -> None:
@@ -253,8 +254,8 @@ def test_what_the_pruner_may_have_cost_is_said_below_the_curves() -> None:
 
 def test_the_default_that_was_never_beaten_is_said_to_be_the_best() -> None:
     text = body(report_data([trial(0, 0.9), trial(1, 0.8)]))
-    assert "the search has found nothing that scored better" in text
-    assert "What it scores on new examples was not confirmed." in text
+    assert "the search has found no better one" in text
+    assert "Its score on new examples was not confirmed." in text
     assert "better than the default" not in text
 
 

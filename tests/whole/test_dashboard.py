@@ -27,5 +27,5 @@ def test_the_dashboard_shows_a_search_while_it_runs(config: StudyConfig) -> None
     attributes = {attribute["key"] for attribute in page["trials"][0]["user_attrs"]}
     assert {"learning_rate", "train_f1", "validation_f1", "seconds"} <= attributes
     assert len(page["trials"][0]["intermediate_values"]) == 4
-    assert "The search still runs" in page["note"]["body"]
+    assert "The search is still running" in page["note"]["body"]
     assert "hpo-learning_curves" in {figure["id"] for figure in page["plotly_graph_objects"]}

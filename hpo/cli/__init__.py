@@ -1,5 +1,6 @@
 """The command line: verbs plus a file; hyperparameters are never flags.
 
-Each verb group is one thin file that parses, calls and prints; what it calls is imported when it runs, so that
-`hpo --help` stays quick. To add a verb: a function in its group's file and its line in `main.py`.
+Each group of verbs is one thin file that parses arguments, calls the package, and prints. A verb imports what it calls
+only when it runs, so that `hpo --help` is fast. To add a verb, add a function to the file of its group, and a line to
+`main.py`.
 """

@@ -1,4 +1,4 @@
-"""Check: `hpo check` says what a search will take, and what looks wrong."""
+"""Check: `hpo check` forecasts the time and memory of a search, and lists problems."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def check(
     try:
         check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     except ConfigurationError as error:
-        # This command writes no such file; hpo run does.
+        # Only hpo run writes this file.
         checked = replace(checked, warnings=(*checked.warnings, f"hpo run would refuse: {error}"))
     if as_json:
         typer.echo(json.dumps(to_mapping(checked), indent=2))
@@ -53,7 +53,7 @@ def check(
 
 
 def to_mapping(checked: "Check") -> dict[str, Any]:
-    """Return a check as `--json` prints it, in seconds and bytes; null for what is unknown or unlimited."""
+    """Return a check for `--json`, in seconds and bytes; null means unknown or unlimited."""
     forecast = checked.forecast
     return {
         "study": checked.study,

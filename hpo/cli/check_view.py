@@ -31,7 +31,7 @@ def print_check(checked: Check) -> None:
 
 
 def _table(extremes: Mapping[str, Probed]) -> Table:
-    """Return a table with a column for each extreme, one for those that are the same configuration."""
+    """Return a table with a column for each extreme; extremes with the same configuration share one."""
     distinct = list({id(end): end for end in extremes.values()}.values())
     names = [" and ".join(name for name, other in extremes.items() if other is end) for end in distinct]
     table = table_of(("", *names), left=("",))
@@ -64,7 +64,7 @@ CELLS: Mapping[str, Callable[[Probed], str]] = {
 
 
 def _forecast(checked: Check) -> Iterator[str]:
-    """Say how long the search takes, how many trials fit, and how much disk it needs."""
+    """Return lines on the duration of the search, the number of trials that fit, and the disk space."""
     forecast = checked.forecast
     if forecast.search_seconds is not None:
         counted = "1 trial takes" if forecast.trials == 1 else f"{forecast.trials} trials take"
@@ -73,7 +73,8 @@ def _forecast(checked: Check) -> Iterator[str]:
         shortest, longest = forecast.fitting
         time = "the time" if forecast.seconds_left is None else humanized(forecast.seconds_left)
         yield f"{_between(str(longest), str(shortest))} trials fit into {time}, if none is pruned."
-    yield f"Checkpoints and weights take up to {size(forecast.disk_bytes)} of {size(checked.disk_free)} that are free."
+    free = size(checked.disk_free)
+    yield f"Checkpoints and weights take up to {size(forecast.disk_bytes)} of {free} free disk space."
 
 
 def _between(least: str, most: str) -> str:

@@ -1,4 +1,4 @@
-"""Machine check: `hpo doctor` shows what this machine has, and what is missing for a search."""
+"""Machine check: `hpo doctor` shows versions and resources of this machine, and what a search lacks."""
 
 import json
 import os

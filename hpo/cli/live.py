@@ -47,12 +47,12 @@ def callback_for(stream: TextIO) -> Iterator[SearchCallback]:
 
 
 class TrialCounts(SearchCallback):
-    """Counts of a search while it runs, from how the study stood at its start."""
+    """Running counts of a search, starting from the study's progress at the start."""
 
     def __init__(self) -> None:
         self.study = self.metric = ""
         self.noun = "trial"
-        """What the numbers are of: trials of a search, or runs of a confirmation."""
+        """Word for a trial: `trial` in a search, `run` in a confirmation."""
         self.budget: int | None = None
         self._before = Standing(completed=0, pruned=0, failed=0, best=None)
         self._finished: dict[int, Ending] = {}
@@ -60,7 +60,7 @@ class TrialCounts(SearchCallback):
         self._best_scores: Scores | None = None
         self._default: Scores | None = None
         self._others: dict[int, float] = {}
-        """Trial -> score, of those that completed and are not the default."""
+        """Trial -> score of the completed trials except the default."""
         self._started_at = time.monotonic()
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
@@ -74,7 +74,7 @@ class TrialCounts(SearchCallback):
         self._started_at = time.monotonic()
 
     def assigned(self, assignment: Assignment) -> None:
-        """Uncount a trial that failed and is retried on another worker."""
+        """Remove a trial from the counts if it failed and is retried on another worker."""
         self._finished.pop(assignment.trial, None)
 
     def ended(self, outcome: Outcome) -> None:
@@ -93,7 +93,7 @@ class TrialCounts(SearchCallback):
 
     @property
     def standing(self) -> Standing:
-        """How the study stands, as the store counts: a trial that cannot be trained is pruned."""
+        """Progress of the study, counted as in the store, where a trial that cannot be trained is pruned."""
         endings = list(self._finished.values())
         completed, failed = endings.count(Ending.COMPLETED), endings.count(Ending.FAILED)
         return Standing(
@@ -110,27 +110,27 @@ class TrialCounts(SearchCallback):
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the last of the budget's trials at the pace so far; None where either is unknown."""
+        """Seconds to the end of the budget's trials at the present speed; None without a budget or a finished trial."""
         if self.budget is None or not self._finished:
             return None
         return self.seconds / len(self._finished) * max(0, self.budget - self.standing.finished)
 
     def counts(self) -> str:
-        """Return how many trials are done, pruned and failed, in words."""
+        """Return the numbers of finished, pruned and failed trials in words."""
         now = self.standing
-        # What was enqueued is trained beyond the budget.
+        # Enqueued trials do not count towards the budget.
         of = "" if self.budget is None else f" of {max(self.budget, now.finished)}"
         return f"{now.finished}{of} done, {now.pruned} pruned" + (f", {now.failed} failed" if now.failed else "")
 
     def best(self) -> str:
-        """Return the best score so far in words; its standard deviation over rows where this run found it."""
+        """Return the best score so far in words, with its standard deviation over rows if this run found it."""
         if self._best is None:
             return "none completed yet"
         score = with_standard_error(self._best[0], self._best_scores)
         return f"best {self.metric} {score} ({self.noun} {self._best[1]}){self._gain()}"
 
     def _gain(self) -> str:
-        """Return what a search has gained over its default, after a comma; nothing where that is not known."""
+        """Return the gain of a search over its default, after a comma; empty if unknown."""
         if self._default is None or is_confirmation(self.study):
             return ""
         from hpo.verdict.gain import gain_over_default
@@ -141,7 +141,7 @@ class TrialCounts(SearchCallback):
         return f", over the default {told}" if told else ""
 
     def left(self) -> str:
-        """Return the time left in words, after a comma; nothing where it is unknown."""
+        """Return the time left in words, after a comma; empty if unknown."""
         return f", about {humanized(self.seconds_left)} left" if self.seconds_left else ""
 
 
@@ -153,7 +153,7 @@ class _View(TrialCounts):
         self._show(sentence)
 
     def assigned(self, assignment: Assignment) -> None:
-        """Show what is trained."""
+        """Show the start of a trial."""
         super().assigned(assignment)
         values = assignment.hyperparameters
         again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
@@ -165,7 +165,7 @@ class _View(TrialCounts):
         )
 
     def left_out(self, worker: str, reason: str) -> None:
-        """Show which worker gets no more trials, and why."""
+        """Show that a worker gets no more trials, and the reason."""
         self._show(f"{worker} gets no more trials: {reason.rstrip('.')}", style="red")
 
     def tested(self, trial: int, scores: Scores) -> None:
@@ -173,7 +173,7 @@ class _View(TrialCounts):
         self._show(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
 
     def ending(self, outcome: Outcome) -> str:
-        """Return how a trial ended, in words."""
+        """Return the ending of a trial in words."""
         score = f" with {with_standard_error(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
         why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
         resumes = "; it resumes later" if outcome.ending in RESUMED_LATER else ""
@@ -184,7 +184,7 @@ class _View(TrialCounts):
 
 
 class LineLog(_View):
-    """A dated line for each event, from whichever thread."""
+    """Log with a dated line for each event, callable from any thread."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class LineLog(_View):
         self._lock = Lock()
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """Write what is searched."""
+        """Write the study and its budget."""
         super().started(study, metric, trials, standing)
         counted = f"1 {self.noun}" if trials == 1 else f"{trials} {self.noun}s"
         if trials is not None and standing.finished >= trials:
@@ -212,7 +212,7 @@ class LineLog(_View):
         )
 
     def ended(self, outcome: Outcome) -> None:
-        """Write how a trial ended, and how the search stands."""
+        """Write the ending of a trial, and the progress of the search."""
         super().ended(outcome)
         self._show(f"{self.ending(outcome)}; {self.counts()}, {self.best()}{self.left()}")
 
@@ -222,15 +222,15 @@ class LineLog(_View):
             self._show(sentence)
 
     def _show(self, text: str, style: str = "") -> None:  # noqa: ARG002 - a file has no colours.
-        # A reader may have left, or the disk be full: the search continues. A notifier may write after the log was
-        # closed, which is a ValueError.
+        # The search continues if the reader has left or the disk is full. A notifier may write after the log is closed,
+        # which raises ValueError.
         with self._lock, suppress(OSError, ValueError):
             self._stream.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
             self._stream.flush()
 
 
 class LiveView(_View):
-    """A few lines drawn anew: the search's state and each running trial; endings scroll above them."""
+    """Live display of the search's state and each running trial; endings scroll above it."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -248,18 +248,18 @@ class LiveView(_View):
             self._live.stop()
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """Begin to show a study; its trials have the same numbers as those of the one before."""
+        """Begin to show a study, without the trials of the previous one, whose numbers are the same."""
         super().started(study, metric, trials, standing)
         self._running.clear()
         self._scores.clear()
 
     def assigned(self, assignment: Assignment) -> None:
-        """Add a trial: in training, or the next of its worker."""
+        """Add a trial that a worker trains now or next."""
         super().assigned(assignment)
         self._running[assignment.trial] = None
 
     def progressed(self, progress: Progress) -> None:
-        """Move a trial's bar."""
+        """Update a trial's progress bar."""
         self._running[progress.trial] = progress
 
     def reported(self, report: Report, decision: Decision) -> None:  # noqa: ARG002 - an ending says that it is pruned.
@@ -267,13 +267,13 @@ class LiveView(_View):
         self._scores[report.trial] = with_standard_error(report.validation.objective, report.validation)
 
     def ended(self, outcome: Outcome) -> None:
-        """Print how a trial ended."""
+        """Print the ending of a trial."""
         super().ended(outcome)
         self._running.pop(outcome.trial, None)
         self._show(self.ending(outcome), style=STYLES.get(outcome.ending, "red"))
 
     def _show(self, text: str, style: str = "") -> None:
-        # The terminal may have been closed: the search continues.
+        # The search continues if the terminal has been closed.
         with suppress(OSError):
             self._console.print(escape(text), style=style)
 

@@ -12,20 +12,20 @@ from hpo.store.database import sqlite_path
 
 
 def log_path(url: str, study: str) -> Path:
-    """Return where the log of a study is: `STORE-STUDY.log` beside a SQLite store, else in the working folder."""
+    """Return the path of a study's log: `STORE-STUDY.log` beside a SQLite store, else in the working folder."""
     database = sqlite_path(url)
     return Path(f"hpo-{study}.log") if database is None else database.with_name(f"{database.stem}-{study}.log")
 
 
 @contextmanager
 def logged_to(path: Path, screen: SearchCallback) -> Iterator[SearchCallback]:
-    """Yield the callback that appends a search's events to the file `path`; a full disk does not end the search.
+    """Yield a callback that appends a search's events to the file `path`; a full disk does not end the search.
 
-    The file also gets what the Python loggers below `hpo` log in the block, and the error that ends it; their warnings
-    are noted on `screen` too. A search that is refused before it begins leaves no new file.
+    The file also gets the messages of Python loggers below `hpo`, and the error that ends the block. Warnings of these
+    loggers are also shown on `screen`. A search that is refused before it begins creates no file.
     """
     try:
-        # Not by a `with`: closing it may fail too, on a full disk.
+        # Not in a `with` statement, because closing may fail too on a full disk.
         stream = path.open("a", encoding="utf-8")
     except OSError as error:
         screen.note(f"There is no log file: {path} cannot be written ({error.strerror}).")
@@ -41,7 +41,7 @@ def logged_to(path: Path, screen: SearchCallback) -> Iterator[SearchCallback]:
             path.unlink(missing_ok=True)
         raise
     except BaseException as error:
-        # Its words may hold a text of the user's.
+        # The message of an unknown error may contain a text of the user's data.
         log.note(f"The search ended with {type(error).__name__}.")
         raise
     finally:
@@ -50,7 +50,7 @@ def logged_to(path: Path, screen: SearchCallback) -> Iterator[SearchCallback]:
 
 
 class _Notes(logging.Handler):
-    """Turns what is logged into notes."""
+    """Handler that turns log messages into notes."""
 
     def __init__(self, log: SearchCallback, screen: SearchCallback) -> None:
         super().__init__()

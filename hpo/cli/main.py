@@ -60,7 +60,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def main() -> None:
-    """Run the command; an error that a user can meet becomes one sentence and an exit code."""
+    """Run the command; an `HpoError` is printed as one sentence and sets the exit code."""
     spin_briefly(os.environ)
     streams = StandardStreams()
     try:

@@ -1,7 +1,7 @@
-"""Notifications: a search's end, its first failure, a new best or a device left out, to a phone, mailbox or command.
+"""Notifications of a search's end, first failure, new best score or quarantined device, to a phone, mailbox or command.
 
-A thread of its own sends the sentences. One that cannot be sent is noted and never ends the search. A URL holds
-secrets: nothing of it but its scheme is shown or logged.
+A separate thread sends them. A notification that cannot be sent is noted and never ends the search. A URL contains
+secrets, so only its scheme is shown and logged.
 """
 
 import logging
@@ -35,25 +35,25 @@ class Recipient:
     """A recipient of notifications."""
 
     shown: str
-    """Its name in messages, without secrets."""
+    """Name for messages, without secrets."""
     send: Callable[[str], str]
-    """Sends one sentence; returns why that failed, or nothing."""
+    """Function that sends one sentence, and returns the reason of a failure, or an empty text."""
 
 
 def recipients_of(urls: Sequence[str]) -> tuple[Recipient, ...]:
     """Return the recipients at `urls`.
 
     Raises:
-        ConfigurationError: a kind that is not known, or one that lacks something; the URL is not repeated.
+        ConfigurationError: a URL has an unknown kind or is incomplete; the message does not contain it.
     """
     return tuple(_command(url) if url.startswith("command:") else _service(url) for url in urls)
 
 
 class Notifier(TrialCounts):
-    """Callback that sends sentences to `recipients`, until a while after the end of the search."""
+    """Callback that sends notifications to `recipients`, until at most `FLUSH_SECONDS` after the end of the search."""
 
     def __init__(self, study: str, recipients: Sequence[Recipient], note: Callable[[str], None]) -> None:
-        """Take the study, its recipients, and what is called with a note where a notification could not be sent."""
+        """Take the study, its recipients, and a function for notes on notifications that could not be sent."""
         super().__init__()
         self._prefix, self._search = f"hpo, study {study}: ", study
         self._confirms = False
@@ -72,7 +72,7 @@ class Notifier(TrialCounts):
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Exception) and self.metric:
-            # Other errors may quote an example of the user's.
+            # The message of an unknown error may contain a text of the user's data.
             said = str(error) if isinstance(error, HpoError) else type(error).__name__
             self._say(f"the search ended with an error: {said}")
         with self._changed:
@@ -85,26 +85,26 @@ class Notifier(TrialCounts):
             self._note(f"Not all notifications could be sent within {FLUSH_SECONDS:.0f} seconds.")
 
     def finished(self, *, interrupted: bool) -> None:
-        """Notify that the search has ended, and what it found."""
+        """Notify of the end of the search and its result."""
         over = "interrupted; the same command resumes it" if interrupted else "finished"
         with self._changed:
-            self._new_best = None  # This sentence has it.
+            self._new_best = None  # The following sentence contains it.
         self._say(f"{over}. {' '.join(self._verdict) or f'{self.counts()}, {self.best()}.'}")
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """Begin to count a search. A confirmation, whose trials have numbers of their own, is told by its verdict."""
+        """Begin to count a search; a confirmation, whose trials have other numbers, is only notified by its verdict."""
         self._confirms = study != self._search
         self.metric = metric
         if not self._confirms:
             super().started(study, metric, trials, standing)
 
     def assigned(self, assignment: Assignment) -> None:
-        """Uncount a trial that is retried, in a search."""
+        """Remove a retried trial of a search from the counts."""
         if not self._confirms:
             super().assigned(assignment)
 
     def judged(self, sentences: Sequence[str]) -> None:
-        """Keep the verdict's first two sentences for the end."""
+        """Keep the verdict's first two sentences for the last notification."""
         self._verdict = tuple(sentences[:2])
 
     def ended(self, outcome: Outcome) -> None:
@@ -121,7 +121,7 @@ class Notifier(TrialCounts):
                 self._changed.notify()
 
     def left_out(self, worker: str, reason: str) -> None:
-        """Notify of a device that gets no more trials."""
+        """Notify of a worker that gets no more trials."""
         self._say(f"{worker} gets no more trials: {reason}")
 
     def _say(self, sentence: str) -> None:
@@ -163,13 +163,13 @@ def _command(url: str) -> Recipient:
 
     if shutil.which(words[0]) is None:
         raise ConfigurationError(
-            f"--notify command: names the program {words[0]}, which is not there or may not be run; give its path."
+            f"--notify command: names the program {words[0]}, which does not exist or is not executable; give its path."
         )
 
     def send(sentence: str) -> str:
         nowhere = subprocess.DEVNULL
         try:
-            # Of a session of its own, so that a Ctrl-C meant for the search does not reach it.
+            # In its own session, so that Ctrl-C for the search does not reach it.
             process = subprocess.Popen(
                 [*words, sentence], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
             )
@@ -178,7 +178,7 @@ def _command(url: str) -> Recipient:
         try:
             code = process.wait(SEND_SECONDS)
         except subprocess.TimeoutExpired:
-            # With what it has begun itself, as a script does.
+            # Also kills processes that it has started.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return f"it took longer than {SEND_SECONDS:.0f} seconds"
@@ -193,23 +193,23 @@ def _service(url: str) -> Recipient:
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     refuse_missing("apprise", "--notify with a URL")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Some of its plug-ins warn of modules that they import.
+        warnings.simplefilter("ignore")  # Some plug-ins of apprise import modules that raise warnings.
         from apprise import Apprise
 
         plugin = Apprise.instantiate(url)
     scheme, separator, _ = url.partition("://")
-    shown = f"{scheme}://..." if separator else "that"
+    shown = f"{scheme}://..." if separator else "this recipient"
     if plugin is None:
         raise ConfigurationError(
-            f"--notify cannot send to {shown}: its kind is not known, or something is missing in it. Known are "
-            f"{KNOWN}; all kinds are listed in the documentation of apprise (pip install 'llm-hpo[notify]')."
+            f"--notify cannot send to {shown}: its kind is unknown, or the URL is incomplete. Examples are {KNOWN}; "
+            "the documentation of apprise lists all kinds (pip install 'llm-hpo[notify]')."
         )
     plugin.socket_connect_timeout = plugin.socket_read_timeout = SEND_SECONDS
 
     def send(sentence: str) -> str:
         try:
-            return "" if plugin.notify(body=sentence) else "the service did not take it"
-        except Exception as error:  # noqa: BLE001 (whatever a plug-in fails with, the search continues)
+            return "" if plugin.notify(body=sentence) else "the service did not accept it"
+        except Exception as error:  # noqa: BLE001 (no error of a plug-in ends the search)
             return f"its plug-in failed with {type(error).__name__}"
 
     return Recipient(shown=shown, send=send)

@@ -1,4 +1,4 @@
-"""Command-line options: each has one name and one meaning for all verbs; the words after a verb; the store."""
+"""Command-line options with the same name and meaning in all verbs; arguments of verbs; opening of the store."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Text = str | None
 
 
 def choice(flag: str, choices: Sequence[str], help_: str) -> Any:
-    """Return an option that takes one of `choices`: its help lists them, a shell completes them."""
+    """Return an option that takes one of `choices`, which its help lists and a shell completes."""
 
     def checked(value: Text) -> Text:
         if value is not None and value not in choices:
@@ -120,16 +120,13 @@ STUDY_OPTIONS: Mapping[str, tuple[str, Any]] = {
         "'command:PROGRAM ARGS'. May be given several times.",
     ),
 }  # fmt: skip
-"""Parameter of a verb -> the key of a study file that it sets, and its type and option."""
+"""Parameter of a verb -> the key in the study file that it sets, and its type with the option."""
 OF_DATA = ("model", "train", "validation", "test", "text_column", "label_column", "strict", "space")
-"""Options that `hpo demo` does not have, because it sets them itself."""
+"""Options that `hpo demo` sets itself, and therefore does not have."""
 
 
 def with_study_options(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the `STUDY_OPTIONS` except those of `without` to a verb, which gets their values as the mapping `given`.
-
-    The keys of `given` are dotted keys of a study file.
-    """
+    """Add `STUDY_OPTIONS` except those in `without` to a verb, which gets their values as `given`, by dotted keys."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         options = {name: option for name, option in STUDY_OPTIONS.items() if name not in without}
@@ -137,7 +134,7 @@ def with_study_options(without: Sequence[str] = ()) -> Callable[[Callable[..., N
         @wraps(verb)
         def command(**values: Any) -> None:
             given = {key: values.pop(name) for name, (key, _) in options.items()}
-            # An option that may be repeated is empty where it was not given.
+            # An option that may be repeated is empty if it was not given.
             verb(**values, given={key: value for key, value in given.items() if value not in (None, [], ())})
 
         own = inspect.signature(verb).parameters.values()
@@ -166,22 +163,22 @@ def split_words(words: Sequence[str] | None, verb: str, kind: str = "study file"
     files = [word for word in words or () if word not in overrides]
     if len(files) > 1:
         raise ConfigurationError(
-            f"{verb} takes one {kind}, and then PATH=VALUE, but got {without_credentials(', '.join(files))}; put a "
-            "value after `=`."
+            f"{verb} takes one {kind} and overrides PATH=VALUE, but got {without_credentials(', '.join(files))}; write "
+            "values after `=`."
         )
     return (Path(files[0]) if files else None), overrides
 
 
 def file_and_overrides(words: Sequence[str], verb: str, kind: str = "study file") -> tuple[Path, list[str]]:
-    """Return what `split_words` does, but refuse arguments without a file."""
+    """Return the result of `split_words`, but refuse arguments without a file."""
     file, overrides = split_words(words, verb, kind)
     if file is None:
-        raise ConfigurationError(f"{verb} takes one {kind}, and then PATH=VALUE, but got no file.")
+        raise ConfigurationError(f"{verb} takes one {kind} and overrides PATH=VALUE, but got no file.")
     return file, overrides
 
 
 def _is_override(word: str) -> bool:
-    """Return whether a word is PATH=VALUE, and not a file or source with `=` in its name."""
+    """Return true if a word is PATH=VALUE, and not a file or source with `=` in its name."""
     path, separator, _ = word.partition("=")
     return bool(separator) and "://" not in path and not isfile(word)
 

@@ -1,4 +1,4 @@
-"""Standard streams that never end a command: closed ones, full disks, readers that left, unknown letters."""
+"""Standard streams that never end a command: tolerant of closed streams, full disks, closed pipes and encodings."""
 
 import errno
 import io
@@ -6,11 +6,11 @@ import os
 import sys
 
 SEARCHES = ("run", "demo", "confirm")
-"""Verbs whose result is in the store, whatever becomes of what they print."""
+"""Verbs whose result is in the store, even if their output is lost."""
 
 
 class _TolerantFile(io.FileIO):
-    """An open file that drops what cannot be written to it, and keeps the first error."""
+    """An open file that drops data it cannot write, and keeps the first error."""
 
     failure: OSError | None = None
 
@@ -23,7 +23,7 @@ class _TolerantFile(io.FileIO):
 
 
 class StandardStreams:
-    """Standard output and error of this process, made tolerant where nobody has replaced them."""
+    """Tolerant standard output and error of this process, unless something else has replaced them."""
 
     def __init__(self) -> None:
         self._closed = _open_missing()
@@ -34,11 +34,11 @@ class StandardStreams:
             sys.stderr = _text_over(_tolerant(2), sys.__stderr__)
 
     def exit_code(self, code: int, verb: str) -> int:
-        """Say on standard error that output was lost, and return the exit code, which counts that.
+        """Report lost output on standard error, and return the exit code: 1 if a successful command lost its output.
 
         Args:
-            code: what the command itself ended with.
-            verb: its first word; a search that has finished ends with 0 all the same.
+            code: exit code of the command itself.
+            verb: its first word; a successful search has exit code 0 even if its output was lost.
         """
         sys.stdout.flush()
         failure = self._output.failure if self._output is not None else None
@@ -47,13 +47,13 @@ class StandardStreams:
         elif failure is not None and failure.errno != errno.EPIPE:
             reason = failure.strerror or str(failure)
         else:
-            return code  # A reader that left, such as head, has what it wanted.
-        print(f"hpo: standard output cannot be written to, so what was to be shown is lost: {reason}.", file=sys.stderr)
+            return code  # A reader that closed the pipe, such as head, has read enough.
+        print(f"hpo: the output is lost, because standard output cannot be written to: {reason}.", file=sys.stderr)
         return 1 if code == 0 and verb not in SEARCHES else code
 
 
 def _open_missing() -> list[int]:
-    """Open closed standard streams on /dev/null, as the next file opened would get their number; return which."""
+    """Open closed standard streams on /dev/null, so that no other file gets their numbers; return these numbers."""
     closed = []
     for number in (0, 1, 2):
         try:
@@ -72,7 +72,7 @@ def _tolerant(number: int) -> _TolerantFile:
 
 
 def _text_over(file: _TolerantFile, before: io.TextIOWrapper | None) -> io.TextIOWrapper:
-    """Return a text stream like the one before, which writes a letter that its encoding lacks as its number."""
+    """Return a text stream in the encoding of `before` that escapes characters which the encoding lacks."""
     encoding = "utf-8" if before is None else before.encoding
     interactive = os.isatty(file.fileno())
     return io.TextIOWrapper(

@@ -12,7 +12,7 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A model that hpo
 Texts = Annotated[str, typer.Argument(metavar="FILE", help="Texts: any source that --train of hpo run accepts.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PATH=VALUE]...", help="How to read the file, such as data.text_column=NAME."),
+    typer.Argument(metavar="[PATH=VALUE]...", help="Settings for reading the file, such as data.text_column=NAME."),
 ]
 Output = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""Results: `hpo best` and `hpo studies` show what a store holds."""
+"""Results: `hpo best` and `hpo studies` show the content of a store."""
 
 import json
 import shutil
@@ -94,7 +94,7 @@ def _files_folder(study: str, url: str) -> Path:
     from hpo.config.study_file import StudyConfig
     from hpo.runners.run import files_folder
 
-    # The other keys do not matter, and those in the store may come from a version of hpo that this one cannot read.
+    # Other keys have no effect, and this hpo may not be able to read those in the store, from another version.
     rest = {"model": {"name": "any"}, "data": {"train": "any"}}
     return files_folder(StudyConfig.model_validate({"study": study, "store": url, **rest}))
 
@@ -106,7 +106,7 @@ def _delete_folder(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise ConfigurationError(f"The folder {folder} could not be deleted: {error.strerror}; delete it.") from None
+        raise ConfigurationError(f"hpo could not delete the folder {folder}: {error.strerror}; delete it.") from None
     typer.echo(f"Deleted {folder}.")
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate charts: how a schedule moves the rate, in block characters, as one line or several."""
+"""Learning-rate charts: the rate of a schedule over a trial, in block characters, on one line or several."""
 
 import math
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from hpo.training.schedules import SCHEDULES, factor
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 STEPS = 10_000
-"""Optimizer steps of the trial that is drawn: so many that rounding does not show."""
+"""Optimizer steps of the drawn trial: enough to make rounding invisible."""
 WIDTH = 64
 HEIGHT = 8
 SHAPING = ("warmup_ratio", *(name for name, (other, _) in APPLIES_TO.items() if other == "schedule"))
-"""The fields of `Hyperparameters` that a curve follows from, beside the schedule."""
+"""Fields of `Hyperparameters` that determine a curve, besides the schedule."""
 
 
 def curve_line(hyperparameters: Hyperparameters, width: int) -> str:
@@ -24,9 +24,9 @@ def curve_line(hyperparameters: Hyperparameters, width: int) -> str:
 
 
 def chart(hyperparameters: Hyperparameters, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """Return the rate over a trial as `height` lines of `width` characters, with a scale at the left and an axis below.
+    """Return the rate over a trial as `height` lines of `width` characters, with a scale on the left and an axis below.
 
-    Each line is worth 1 / `height` of the peak rate, in eighths.
+    A line is 1 / `height` of the peak rate, drawn in eighths.
     """
     eighths = [round(value * height * 8) for value in _curve(hyperparameters, width)]
     rows = ["".join(BLOCKS[min(8, max(0, one - 8 * row))] for one in eighths) for row in reversed(range(height))]
@@ -36,7 +36,7 @@ def chart(hyperparameters: Hyperparameters, width: int = WIDTH, height: int = HE
 
 
 def charts(space: SearchSpace) -> Iterator[str]:
-    """Return a titled chart for each schedule that the space can take, with its default values of what shapes it."""
+    """Return a titled chart for each schedule in the space, with the space's default values of `SHAPING`."""
     drawn: set[str] = set()
     for case in cases(space.parameters, ("schedule",)):
         hyperparameters = space.hyperparameters(space.default_values(case))
@@ -46,7 +46,7 @@ def charts(space: SearchSpace) -> Iterator[str]:
 
 
 def _curve(hyperparameters: Hyperparameters, points: int) -> list[float]:
-    """Return the factor of the peak rate at so many steps, evenly spaced from the start to the end."""
+    """Return the rate as a share of its peak at `points` evenly spaced steps from the start to the end."""
     return [factor(math.ceil(point * (STEPS - 1) / (points - 1)), STEPS, hyperparameters) for point in range(points)]
 
 
@@ -56,5 +56,5 @@ def _title(hyperparameters: Hyperparameters) -> str:
     named = ", ".join(f"{name} {value:.4g}" for name, value in fields.items() if value is not None)
     title = f"{hyperparameters.schedule}: {schedule.description}\n{named}"
     if hyperparameters.schedule == "reduce_on_plateau":
-        title += "\nWhen it is cut depends on the scores, so the curve is that of a trial whose score always rises."
+        title += "\nIts cuts depend on the scores, so the curve is that of a trial whose score always rises."
     return title

@@ -1,4 +1,4 @@
-"""Search verbs: `hpo demo`, `hpo run` and `hpo confirm`, watched while they run."""
+"""Search verbs: `hpo demo`, `hpo run` and `hpo confirm`, with a display of their progress."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from hpo.store.results import StudyResults
 
 INTERRUPTED = 130
-NEEDS = """hpo run needs a model, labelled examples, and nothing else:
+NEEDS = """hpo run needs a model and labelled examples:
 
     hpo run --model PATH_OR_HUB_ID --train texts.csv --trials 40
 
-or a study file, with any value changed by its dotted path:
+or a study file, with overrides by dotted path:
 
     hpo run study.yaml budget.trials=40 space.learning_rate.max=10
 
-To see a whole search first, on a real model and real headlines, without an account: hpo demo"""
+For an example search on a real model and real headlines, without an account: hpo demo"""
 
 DEMO_DATA = Path("hpo-files", "demo-data")
 DEMO: dict[str, Any] = {
@@ -94,7 +94,7 @@ def confirm(
 ) -> None:
     """Train the best trials and the default again on fresh seeds, and recommend one, as hpo run does at its end.
 
-    Without a study file or --model, hpo reads the study and its settings from the store, except --notify.
+    Without a study file or --model, hpo reads the study and its settings, except --notify, from the store.
     """
     notes: Sequence[str] = ()
     if describes_study(words, given, "hpo confirm"):
@@ -109,7 +109,7 @@ def confirm(
 def _search(
     config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = (), *, searches: bool = True
 ) -> None:
-    """Run a search, show its progress, and write its result; `notes` are shown first."""
+    """Run a search, show `notes` and then its progress, and write its result."""
     from hpo.cli.live import callback_for
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
@@ -121,7 +121,7 @@ def _search(
     from hpo.runners.run import run as run_study
     from hpo.search.budget import limits_of
 
-    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end in the past before reading any data.
+    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end in the past before data is read.
     check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()

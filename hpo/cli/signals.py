@@ -1,4 +1,4 @@
-"""Signal handling: the first ends a search at its next step, the second at once."""
+"""Signal handling: the first signal ends a search at its next step, the second at once."""
 
 import os
 import signal
@@ -13,20 +13,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Signals that a search got."""
+    """Handler of the signals of a search."""
 
     def __init__(self, stop: Event, grace_seconds: float) -> None:
         self.came = False
-        """Whether the search was told to end."""
+        """True if a signal came."""
         self._stop = stop
         self._grace_seconds = grace_seconds
-        # Asked now: one that was closed does not say that it is a terminal any more.
+        # Determined now, because a closed stream no longer shows that it was a terminal.
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         self._timer = threading.Timer(grace_seconds, _interrupt_main_thread)
         self._timer.daemon = True
 
     def on_signal(self, number: int, _frame: object) -> None:
-        """Set `stop` at the first signal; at the second, which the timer may be, raise KeyboardInterrupt."""
+        """Set `stop` at the first signal; raise KeyboardInterrupt at the second, which the timer may send."""
         if number == signal.SIGHUP:
             self._forget_terminal()
         if self.came:
@@ -35,7 +35,7 @@ class Signals:
         self.came = True
         self._stop.set()
         self._timer.start()
-        # Not through Python's streams: the signal may have come in the middle of a write to one.
+        # Not through Python's streams, because the signal may have interrupted a write to one.
         with suppress(OSError):
             os.write(2, _ENDING.format(humanized(self._grace_seconds)).encode())
 
@@ -44,22 +44,22 @@ class Signals:
         self._timer.cancel()
 
     def _forget_terminal(self) -> None:
-        """Discard what is still written to the terminal that was closed, instead of failing."""
+        """Discard output to the closed terminal instead of failing."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in self._terminals:
             os.dup2(nowhere, stream)
         os.close(nowhere)
 
 
-_ENDING = "\nEnding at the next step, or at once in {}; once more ends at once. The same command resumes it.\n"
+_ENDING = "\nEnding at the next step, in {} at the latest; interrupt again to end now. The same command resumes it.\n"
 
 
 @contextmanager
 def ending_tidily(stop: Event, grace_seconds: float) -> Iterator[Signals]:
     """Let the first Ctrl-C, SIGTERM or closed terminal set `stop`, and the second raise KeyboardInterrupt.
 
-    When `grace_seconds` have passed since the first, it is as if the second had come. What is ignored stays so: a
-    hang-up under nohup, Ctrl-C in a job that a script has put in the background.
+    After `grace_seconds` a timer sends the second. Ignored signals stay ignored: SIGHUP under nohup, or SIGINT in a
+    background job of a script.
     """
     signals = Signals(stop, grace_seconds)
     ignored = {number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN}

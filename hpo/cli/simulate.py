@@ -1,4 +1,4 @@
-"""Simulation verbs: `hpo simulate` runs searches in seconds, over the learning curves of `hpo curves export`."""
+"""Simulation verbs: `hpo simulate` runs searches in seconds over the learning curves of `hpo curves export`."""
 
 import json
 import os
@@ -43,7 +43,7 @@ curves_app = typer.Typer(help="Export the learning curves of a study, for hpo si
 
 @curves_app.callback()
 def _curves() -> None:
-    """Keep `export` a subcommand: typer would make a single one the command itself."""
+    """Keep `export` a subcommand, because typer would otherwise make a single subcommand the command itself."""
 
 
 @curves_app.command()
@@ -83,7 +83,7 @@ def simulate(
         searches=nights,
         metric=metric,
         jobs=min(jobs or os.cpu_count() or 1, nights * len(configs)),
-        # A date in `budget.until` is meant from now.
+        # `budget.until` is a real date.
         starts_at=time.time(),
         on_done=_show_done,
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REDRAWN_SECONDS = 2.0
 MOST_READ = 1000
-"""Most finished trials for which the gain over the default is computed."""
+"""Largest number of finished trials for which the gain over the default is computed."""
 WAITS_BECAUSE: Mapping[str, str] = {
     "": "not begun yet",
     "created": "not begun yet",
@@ -68,7 +68,7 @@ def status(
 
 
 def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
-    """Return the state of a study, and that of its confirmation while it runs or waits."""
+    """Return the state of a study, and that of its confirmation while that has unfinished runs."""
     from hpo.store.status import read_status
     from hpo.store.studies import confirmation_of, study_names
 
@@ -80,7 +80,7 @@ def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
 
 
 def _gain(database: "Database", state: "StudyStatus") -> "Gain | None":
-    """Return the gain over the default so far; None for a confirmed study, or one with many trials to read."""
+    """Return the gain over the default so far; None for a confirmed study, or one with too many trials to read."""
     from hpo.store.results import read_results
     from hpo.verdict.gain import gain_so_far
 
@@ -93,7 +93,7 @@ def _gain(database: "Database", state: "StudyStatus") -> "Gain | None":
 
 
 def _watch(database: "Database", study: str | None) -> None:
-    """Redraw the study until nobody leads it, or until Ctrl-C."""
+    """Redraw the study until no process leads it, or until Ctrl-C."""
     from hpo.cli.tables import console
 
     finished, told = -1, ""
@@ -112,7 +112,7 @@ def _watch(database: "Database", study: str | None) -> None:
 
 
 def _told(gain: "Gain | None", metric: str) -> str:
-    """Return a sentence on a gain behind an empty line; nothing where it is not known."""
+    """Return a sentence on a gain after an empty line; empty if the gain is unknown."""
     from hpo.verdict.gain import gain_in_words
 
     return "" if gain is None else f"\n{gain_in_words(gain, metric)}\n"
@@ -157,7 +157,7 @@ def _head(state: "StudyStatus") -> list[str]:
 
 
 def _at_work(state: "StudyStatus", leader: str | None) -> str:
-    """Count running trials; a worker may also hold its next one."""
+    """Count running trials, and those assigned to a worker as its next one."""
     training = len({trial.worker for trial in state.running})
     ahead = len(state.running) - training
     if leader is None and state.running:

@@ -19,7 +19,7 @@ NEEDED = dict.fromkeys(("model", "model.name"), "--model PATH_OR_HUB_ID") | dict
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by dotted path as a study file has them."""
+    """Return values by dotted path as nested mappings, like those of a study file."""
     content: dict[str, Any] = {}
     for dotted, value in values.items():
         *path, key = dotted.split(".")
@@ -33,15 +33,15 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def study_of_words(
     words: Sequence[str] | None, given: Mapping[str, Any], verb: str
 ) -> "tuple[StudyConfig, tuple[str, ...]]":
-    """Return the study that a verb's words and options describe, and notes on its file.
+    """Return the study that a verb's arguments and options describe, and notes on its file.
 
     Args:
-        words: those after the verb.
-        given: values of options, by the keys of a study file.
-        verb: as messages name it.
+        words: arguments after the verb.
+        given: values of options, by dotted keys of a study file.
+        verb: name of the verb for messages.
 
     Raises:
-        ConfigurationError: too little, too much, or a value out of range.
+        ConfigurationError: a value is missing, unknown or out of range.
     """
     from hpo.config.loading import load_study
 
@@ -56,14 +56,14 @@ def study_of_words(
 
 
 def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "StudyConfig":
-    """Return a study as it stands in the store, with a verb's overrides and options over it.
+    """Return a study from the store, changed by a verb's overrides and options.
 
-    Whom to tell is not in the store: that may be secret, and is given again. A time that is given replaces both times
-    of the study; else the time of its first run starts anew.
+    The store has no recipients of notifications, which may be secret; they must be given again. A given time replaces
+    both times of the study; otherwise the study's time starts again.
 
     Raises:
-        ConfigurationError: no such study, several where none was named, or a value out of range.
-        NoResultError, StoreError: there is none.
+        ConfigurationError: no such study, several if none was named, or a value out of range.
+        NoResultError, StoreError: there is no study, or no store.
     """
     from hpo.config.loading import load_config, merge
     from hpo.store.results import read_search
@@ -78,24 +78,24 @@ def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "St
     merge(content, nested(given))
     config = load_config(values=content, overrides=overrides)
     if (config.store.url, config.study) != (given["store.url"], results.name):
-        raise ConfigurationError("Without a study file the store and the study are named by --store and --study.")
+        raise ConfigurationError("Without a study file, give the store and the study by --store and --study.")
     return config
 
 
 def study_name(model: str | None, train: str | None) -> str:
-    """Name a study after its examples and its model, so that the same command means the same study."""
+    """Return a name from a study's examples and model, so that the same command always means the same study."""
     examples = Path((train or "").partition("?")[0]).name.partition(".")[0]
     name = f"{examples}-{Path(model or '').name}"
     return as_study_name(name.replace(" ", "-").strip("-._"), "study")
 
 
 def describes_study(words: Sequence[str] | None, given: Mapping[str, Any], verb: str) -> bool:
-    """Return whether a verb was given a study file, or in its place a model."""
+    """Return true if a verb was given a study file, or a model instead."""
     file, overrides = split_words(words, verb)
     names_model = any(override.startswith(("model.", "model=")) for override in overrides)
     return file is not None or "model.name" in given or names_model
 
 
 def _overridden(overrides: Sequence[str], key: str) -> str | None:
-    """Return the text that an override gives a key."""
+    """Return the text that an override sets a key to."""
     return next((value for path, _, value in (one.partition("=") for one in overrides) if path == key), None)

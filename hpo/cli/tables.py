@@ -28,14 +28,14 @@ GAP = 2
 
 
 def console() -> Console:
-    """Return standard output as rich writes to it: a pipe gets wide plain lines."""
+    """Return rich's console on standard output; a pipe gets wide plain lines."""
     return Console(width=None if os.isatty(1) else 200, highlight=False, markup=False)
 
 
 def table_of(
     columns: Iterable[str], *, left: Collection[str] = (), title: str | None = None, no_wrap: bool = False
 ) -> Table:
-    """Return a table without a row; the columns `left` are aligned left, the others, of numbers, right."""
+    """Return a table without rows; the columns `left` are aligned left, the others, with numbers, right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right", no_wrap=no_wrap)
@@ -43,7 +43,7 @@ def table_of(
 
 
 def print_leaderboard(results: StudyResults, verdict: Verdict | None = None) -> None:
-    """Print the best completed trials, the searched hyperparameters that have room, and how all trials ended."""
+    """Print the best completed trials with the searched hyperparameters that fit, and the states of all trials."""
     out = console()
     out.print()
     if board := tables.leaderboard(results, verdict, SHOWN_TRIALS):
@@ -64,7 +64,7 @@ def print_leaderboard(results: StudyResults, verdict: Verdict | None = None) -> 
 
 
 def _fitting(rows: Sequence[Sequence[str]], width: int) -> int:
-    """Return how many columns fit beside each other whole; a heading may break between its words."""
+    """Return how many columns fit without cut cells; a heading may break between its words."""
     left = width + GAP
     for fitting, (heading, *cells) in enumerate(zip(*rows, strict=True)):
         left -= max(map(len, (*heading.split(), *cells))) + GAP
@@ -76,7 +76,7 @@ def _fitting(rows: Sequence[Sequence[str]], width: int) -> int:
 def print_summary(
     results: StudyResults, verdict: Verdict | None, store: str, output: Path | None, *, interrupted: bool
 ) -> None:
-    """Print what a search ended with: the verdict, the test score, and where everything is."""
+    """Print the result of a search: the verdict, the test score, and the places of store and files."""
     out = console()
     out.print()
     for sentence in _findings(results, verdict):
@@ -87,17 +87,17 @@ def print_summary(
     if output is not None:
         out.print(f"Configuration to take: {output.absolute()}", soft_wrap=True)
         named = f"--store {shlex.quote(place)} --study {shlex.quote(results.name)}"
-        out.print(f"All of it, with figures: hpo report {named}", soft_wrap=True)
+        out.print(f"Full results with figures: hpo report {named}", soft_wrap=True)
     if interrupted:
         out.print("Interrupted; the same command resumes it.")
 
 
 def _findings(results: StudyResults, verdict: Verdict | None) -> Iterable[str]:
-    """Return in sentences what a search found: by the verdict, or of its best trial; and on the test split."""
+    """Return sentences on the result of a search: the verdict, or the best trial, and the test score."""
     if verdict is not None:
         yield from verdict.sentences
     elif results.leaderboard:
-        # Only where it is shown: its packages take their time.
+        # Imported here, because its packages are slow to import.
         from hpo.verdict.gain import gain_sentences
 
         best = results.best
@@ -120,7 +120,7 @@ def _findings(results: StudyResults, verdict: Verdict | None) -> Iterable[str]:
 
 
 def single_prediction(results: StudyResults, number: int) -> Iterable[str]:
-    """Return a sentence where a trial predicts the same label for every row, whatever its score is."""
+    """Return a sentence if a trial predicts the same label for every row, whatever its score."""
     scores = next((trial.validation for trial in results.trials if trial.number == number), None)
     if scores is None or not scores.confusion:
         return
@@ -138,7 +138,7 @@ def single_prediction(results: StudyResults, number: int) -> Iterable[str]:
 
 
 def print_verdict(verdict: Verdict | None) -> None:
-    """Print what a confirmation has shown."""
+    """Print the verdict, or that the confirmed runs do not suffice for one."""
     out = console()
     for sentence in verdict.sentences if verdict else ("The confirmed runs do not suffice for a verdict yet.",):
         out.print(sentence, soft_wrap=True)
@@ -147,7 +147,7 @@ def print_verdict(verdict: Verdict | None) -> None:
 
 def _with_interval(test: TestEvaluation) -> str:
     """Return a score on the test split with its 95% interval over rows."""
-    # Only where there is one: its packages take their time.
+    # Imported here, because its packages are slow to import.
     from hpo.verdict.comparison import interval_of_test
 
     found = interval_of_test(test)
@@ -155,19 +155,19 @@ def _with_interval(test: TestEvaluation) -> str:
 
 
 def _no_test_split(results: StudyResults) -> Iterable[str]:
-    """Return a sentence where there is no test split; a verdict says it by itself."""
+    """Return a sentence if there is no test split; a verdict contains it already."""
     return () if results.has_test_split else (NO_TEST_SPLIT,)
 
 
 def print_recommended(results: StudyResults, verdict: Verdict | None) -> None:
-    """Print scores and hyperparameters of the trial to take, or of the leading one if none has completed."""
+    """Print scores and hyperparameters of the recommended trial, or of the leading one if none has completed."""
     leads = None if results.leaderboard else results.best_unfinished
     best, out = leads or results.best, console()
     by, sure = "", ", not confirmed"
     if leads is not None:
-        out.print("No trial has completed. Of the unfinished ones this leads, at its newest evaluation:")
+        out.print("No trial has completed. The leading unfinished trial, at its newest evaluation:")
     if verdict is not None:
-        best, by, sure = results.trials[verdict.recommended], ", which the verdict says to take", ""
+        best, by, sure = results.trials[verdict.recommended], ", recommended by the verdict", ""
     out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation{sure}")
     if best.train_score is not None:
         out.print(f"  on training examples {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
@@ -187,7 +187,7 @@ def print_recommended(results: StudyResults, verdict: Verdict | None) -> None:
 
 
 def _unfinished(results: StudyResults) -> Iterable[str]:
-    """Return a sentence where an unfinished trial scores higher than all that have completed."""
+    """Return a sentence if an unfinished trial scores higher than all completed ones."""
     if (leads := results.best_unfinished) is not None:
         sampled = ", ".join(f"{name} {value_text(leads.configuration[name], 3)}" for name in leads.sampled)
         yield (
@@ -197,7 +197,7 @@ def _unfinished(results: StudyResults) -> Iterable[str]:
 
 
 def _print_scores(out: Console, scores: Scores) -> None:
-    """Print every score, and how each class fared."""
+    """Print every score, and the scores and predictions of each class."""
     out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
     if (classes := tables.classes(scores)) is None:
         return
@@ -228,7 +228,7 @@ def print_spaces() -> None:
 
 
 def print_space(space: SearchSpace) -> None:
-    """Print a space, a parameter a line; the sources of its ranges where it has them."""
+    """Print a space with one parameter per line, and the sources of its ranges if it has any."""
     columns = ["hyperparameter", "values", "only when", "default"]
     columns += ["source"] if any(one.source for one in space.parameters) else []
     table = Table(title=f"Space {space.name}", title_justify="left", box=None, pad_edge=False)

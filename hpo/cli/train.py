@@ -17,7 +17,7 @@ Words = Annotated[
     list[str],
     typer.Argument(
         metavar="CONFIG.yaml [PATH=VALUE]...",
-        help="A file that hpo export wrote, and where model and texts are on this machine, such as data.train=FILE.",
+        help="A file that hpo export wrote, and the paths of model and texts on this machine, such as data.train=FILE.",
     ),
 ]
 
@@ -76,7 +76,7 @@ def _say(sentence: str) -> None:
 
 @contextmanager
 def interruptible(outcome: str) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM let the block clean up, then exit with a sentence and the exit code of an interruption."""
+    """On Ctrl-C or SIGTERM, let the block clean up, then print a sentence and exit with the code of an interruption."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -158,7 +158,7 @@ def test_before_a_trial_has_completed_the_unfinished_one_that_leads_is_shown(hpo
         coordinator.finish(ended(third, Ending.COMPLETED, whole))
         beside = hpo("best")
     assert answer.code == 5
-    assert "No trial has completed. Of the unfinished ones this leads" in answer.out
+    assert "No trial has completed. The leading unfinished trial, at its newest evaluation:" in answer.out
     assert "Trial 1 of study scripted: macro_f1 0.7000 on validation" in answer.out
     assert f"learning_rate: {rate:.3g}" in answer.out
     assert (leading["best"], leading["best_unfinished"]) == (None, 1)

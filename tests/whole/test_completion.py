@@ -63,6 +63,6 @@ def test_an_option_takes_what_a_study_file_does(hpo: Hpo, option: str) -> None:
 
 def test_a_word_with_an_equals_sign_is_a_file_where_there_is_one(hpo: Hpo, tmp_path: Path) -> None:
     (tmp_path / "a=b.yaml").write_text("model: {name: nowhere}\n")
-    assert "hpo run takes one study file, and then PATH=VALUE" in hpo("run", "a=b.yaml", "other.yaml").err
+    assert "hpo run takes one study file and overrides PATH=VALUE" in hpo("run", "a=b.yaml", "other.yaml").err
     assert "hpo simulate takes one study file" in hpo("simulate", "budget.trials=3", "--curves", "generated").err
     assert "hpo train takes one file that hpo export wrote" in hpo("train", "a.yaml", "b.yaml", "--output", "m").err

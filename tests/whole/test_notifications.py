@@ -244,15 +244,15 @@ def test_a_service_that_does_not_take_it_is_noted_without_its_secrets(
 ) -> None:
     url, _ = service
     notes = told_once(f"{url}/broken")
-    assert notes == ["The notification to json://... could not be sent: the service did not take it."]
+    assert notes == ["The notification to json://... could not be sent: the service did not accept it."]
     said = capfd.readouterr()
     assert "secret" not in said.out + said.err
 
 
 REFUSED = {
-    "nfty://topic": "--notify cannot send to nfty://...: its kind is not known",
+    "nfty://topic": "--notify cannot send to nfty://...: its kind is unknown",
     "mailto://": "--notify cannot send to mailto://...",
-    "user:secret@host": "--notify cannot send to that:",
+    "user:secret@host": "--notify cannot send to this recipient:",
     "command:": "--notify command: needs a program",
     "command:'unclosed secret": "--notify command: needs a program",
     "command:no-such-program --token=secret": "--notify command: names the program no-such-program, which is not there",

@@ -10,7 +10,7 @@ import pytest
 from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 
-LOST = "hpo: standard output cannot be written to, so what was to be shown is lost:"
+LOST = "hpo: the output is lost, because standard output cannot be written to:"
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -185,9 +185,7 @@ class RemoteWorkerPool:
         """
         while not self._free():
             if is_ending():
-                raise NoResultError(
-                    "The search ended before its first worker was open; the same command resumes it."
-                )
+                raise NoResultError("The search ended before its first worker was open; the same command resumes it.")
             # If the first worker cannot open it, no other can.
             if not self.workers or (self._refusal is not None and not self._has_begun):
                 raise self._refusal or TrainingError("No worker is left to be asked.")

@@ -29,7 +29,7 @@ def test_a_study_becomes_one_file(sqlite_url: str, tmp_path: Path) -> None:
     text = output.read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>")
     assert "4 trials: 4 completed" in text
-    assert "hpo confirm trains the best again" in text
+    assert "hpo confirm trains the best trials and the default again" in text
     assert "learning_rate:" in text, "its search space"
     assert sqlite_url.removeprefix("sqlite:///") not in text, "nothing says where the store is"
     assert [path.name for path in tmp_path.glob("report*")] == ["report.html"], "nothing is left beside it"

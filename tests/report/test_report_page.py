@@ -228,7 +228,7 @@ def test_where_nothing_was_confirmed_it_says_what_cannot_be_said_and_what_says_i
     text = body(report_data(several(5)))
     assert "part of it is selection bias" in text
     assert "Whether it is better than the default on new examples, and by how much, was not confirmed." in text
-    assert "hpo confirm trains the best again" in text
+    assert "hpo confirm trains the best trials and the default again on fresh seeds" in text
 
 
 def test_a_running_search_is_said_to_run_and_when_it_was_read() -> None:
@@ -236,7 +236,7 @@ def test_a_running_search_is_said_to_run_and_when_it_was_read() -> None:
     assert "still running, led by process 7 on host since 18:00." in text
     assert "This report shows its state at 2026-01-02 18:00 UTC" in text
     assert "1 completed, 1 in training" in text
-    assert "The end of the search trains the best again" in text
+    assert "The end of the search trains the best trials and the default again" in text
     assert "still running" not in body(report_data([trial(0, 0.5)]))
 
 

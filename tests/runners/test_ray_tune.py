@@ -196,7 +196,7 @@ def test_a_cluster_that_grows_is_asked_for_what_it_has_no_room_for_yet() -> None
     resources = resources_of(ComputeConfig(device="cuda", workers=8), head)
     assert (resources.rank, resources.fits(head)) == ({"CPU": 1, "GPU": 1.0}, 0)
     refuse_unplaceable(resources, head, asked=8)
-    with pytest.raises(ConfigurationError, match=r"compute\.workers how many trials to ask it for"):
+    with pytest.raises(ConfigurationError, match=r"set compute\.workers to the number of parallel trials"):
         refuse_unplaceable(resources, head)
 
 

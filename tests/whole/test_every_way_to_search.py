@@ -154,5 +154,5 @@ def test_a_bare_study_whose_pruner_judges_curves_is_refused_folds(config: StudyC
 
 
 def test_a_bare_study_that_minimises_is_refused(config: StudyConfig) -> None:
-    with pytest.raises(ConfigurationError, match="the Optuna study minimises; make it with"):
+    with pytest.raises(ConfigurationError, match="the Optuna study minimises; create it with"):
         optuna.create_study().optimize(FineTuneObjective(config), n_trials=1)

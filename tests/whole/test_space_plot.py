@@ -77,7 +77,7 @@ def test_a_chart_has_the_defaults_of_the_space() -> None:
 
 def test_a_curve_that_depends_on_scores_says_so() -> None:
     [drawn] = charts(SearchSpace.from_mapping({"schedule": {"value": "reduce_on_plateau"}}, "s"))
-    assert "depends on the scores" in drawn
+    assert "depend on the scores" in drawn
 
 
 def test_the_command_draws_a_shipped_space_and_a_file(hpo: Hpo, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading a study: YAML 1.2, defaults, overrides by dotted path, and every mistake in one sentence."""
+"""Reading of a study: YAML 1.2, defaults, overrides by dotted path, and a sentence for every mistake."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -40,7 +40,7 @@ store: {url: "sqlite:///night.db"}
 
 
 def test_a_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
-    """`1e-1` is a number, and `off` and `no` are names."""
+    """In YAML 1.2 `1e-1` is a number, and `off` and `no` are text."""
     study = load_config(study_file(tmp_path, WHOLE))
     assert study.study == "off"
     assert study.data.label_column == "no"
@@ -49,7 +49,7 @@ def test_a_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
     assert (study.seed, study.budget.trials, study.store.url) == (7, 12, "sqlite:///night.db")
 
 
-def test_what_is_not_given_has_its_default() -> None:
+def test_missing_keys_have_defaults() -> None:
     study = load_config(values=MINIMAL)
     assert (study.space, study.search.sampler, study.search.pruner) == ("auto", "tpe", "auto")
     assert (study.evaluation.folds, study.data.group_column) == (None, None)
@@ -58,14 +58,14 @@ def test_what_is_not_given_has_its_default() -> None:
 
 
 @pytest.mark.parametrize("limit", [{"time": "8h"}, {"until": "07:30"}, {"gpu_hours": 2}])
-def test_where_a_time_is_given_alone_as_many_trials_as_fit_into_it(limit: dict[str, object]) -> None:
+def test_a_budget_of_time_alone_has_no_limit_of_trials(limit: dict[str, object]) -> None:
     assert load_config(values=MINIMAL | {"budget": limit}).budget.most_trials is None
     assert load_config(values=MINIMAL | {"budget": limit | {"trials": 7}}).budget.most_trials == 7
 
 
 @pytest.mark.parametrize("until", ["07:30", "2026-11-23", "2026-11-23 07:30", "2026-11-23T07:30:00+02:00"])
-def test_an_end_needs_no_quotes(tmp_path: Path, until: str) -> None:
-    """YAML makes dates and times of some of them."""
+def test_a_time_of_the_end_needs_no_quotes(tmp_path: Path, until: str) -> None:
+    """YAML reads some of these as dates and times."""
     study = load_config(study_file(tmp_path, WHOLE.replace("{trials: 12}", f"\n  until: {until}")))
     assert study.budget.until == until.replace("T", " ")
 
@@ -78,13 +78,14 @@ def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
     assert study.data.label_column == "no"
 
 
-def test_a_dotted_key_stands_for_nested_ones(tmp_path: Path) -> None:
+def test_a_dotted_key_is_read_as_nested_keys(tmp_path: Path) -> None:
     content = WHOLE + "\nevaluation.full_reports: 3\n"
     study = load_config(study_file(tmp_path, content), {"budget.trials": 7})
     assert (study.evaluation.full_reports, study.budget.trials) == (3, 7)
+    assert load_config(values={"study": "s", "model.name": "m", "Data.Train": "t.csv"}).data.train == "t.csv"
 
 
-def test_overrides_win_the_later_over_the_earlier(tmp_path: Path) -> None:
+def test_overrides_replace_values_and_later_ones_earlier_ones(tmp_path: Path) -> None:
     overrides = ["budget.trials=5", "budget.trials=6", "model.name=other=model", "task.metric=off", "seed=1"]
     study = load_config(study_file(tmp_path, WHOLE), {"budget": {"trials": 3}}, overrides)
     assert study.budget.trials == 6
@@ -103,17 +104,17 @@ def test_overrides_win_the_later_over_the_earlier(tmp_path: Path) -> None:
         (" budget.trials = 9", ("budget", "trials"), 9),
     ],
 )
-def test_an_overrides_value_is_yaml(override: str, path: tuple[str, str], expected: object) -> None:
+def test_the_value_of_an_override_is_yaml(override: str, path: tuple[str, str], expected: object) -> None:
     study = load_config(values=MINIMAL, overrides=[override])
     assert getattr(getattr(study, path[0]), path[1]) == expected
 
 
-def test_an_override_reaches_into_a_space_of_the_file() -> None:
+def test_an_override_changes_a_space_in_the_study_file() -> None:
     study = load_config(values=MINIMAL | {"space": SPACE}, overrides=["space.learning_rate.max=10"])
     assert study.space["learning_rate"] == {"min": 1e-5, "max": 10}  # type: ignore[index]
 
 
-def test_an_override_reaches_into_a_named_space() -> None:
+def test_an_override_changes_a_named_space() -> None:
     named = load_config(values=MINIMAL | {"space": "quickstart"})
     study = load_config(values=MINIMAL | {"space": "quickstart"}, overrides=["space.epochs={min: 2, max: 5}"])
     assert named.space == "quickstart"
@@ -130,7 +131,9 @@ def test_an_override_reaches_into_a_named_space() -> None:
         ("space.learning_rate.values=[1e-5, 3e-5]", (1e-5, 3e-5)),
     ],
 )
-def test_an_override_gives_a_relative_rate_real_values(name: str, override: str, rates: tuple[float, ...]) -> None:
+def test_an_override_replaces_a_relative_rate_by_absolute_values(
+    name: str, override: str, rates: tuple[float, ...]
+) -> None:
     space = space_of(load_config(values=MINIMAL | {"space": name}, overrides=[override]).space)
     values = space.default_values()
     assert {space.hyperparameters(values | {"learning_rate": rate}).learning_rate for rate in rates} == set(rates)
@@ -153,7 +156,7 @@ def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, 
     path, rates = ("relative_to.optimizer", rates["optimizer"]) if "optimizer" in rates else ("relative_to", rates)
     if field == "optimizer" and value not in rates:
         overrides.append(f"space.learning_rate.{path}.{value}=1e-2")
-        # What would be refused with it: its weights are an average.
+        # Schedule-free weights are an average, so a schedule and the proximal L1 are refused.
         if value == "schedule_free_adamw":
             overrides += ["space.schedule={value: constant}", "space.l1_form={value: penalty}"]
     if value == "lora":
@@ -184,147 +187,121 @@ def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, 
         ({"search": {"pruner": "hyperband"}}, "hyperband"),
     ],
 )
-def test_the_pruner_is_the_usual_one_or_as_asked(values: dict[str, Any], pruner: str) -> None:
+def test_the_pruner_is_the_default_of_the_evaluation_or_the_given_one(values: dict[str, Any], pruner: str) -> None:
     assert load_config(values=MINIMAL | values).pruner == pruner
 
 
-def test_fractions_count_only_where_rows_are_made() -> None:
-    """Of folds validation is made row by row, and a source of its own takes nothing from training."""
+def test_fractions_are_only_limited_if_they_divide_the_training_rows() -> None:
+    """With folds no validation is split off, and a separate source takes no training rows."""
     fractions = {"train": "t.csv", "validation_fraction": 0.6, "test_fraction": 0.4}
     assert load_config(values=MINIMAL | {"data": fractions, "evaluation": {"folds": 2}}).data.test_fraction == 0.4
     assert load_config(values=MINIMAL | {"data": fractions | {"validation": "v.csv"}}).data.validation == "v.csv"
     assert load_config(values=MINIMAL | {"data": fractions | {"test": "e.csv"}}).data.test == "e.csv"
 
 
-def test_what_is_given_is_not_changed() -> None:
+def test_reading_does_not_change_the_given_values() -> None:
     values = MINIMAL | {"budget": {"trials": 3}, "space": SPACE}
     before = repr(values)
     load_config(values=values, overrides=["budget.trials=5", "space.epochs.max=4", "model.name=x"])
     assert repr(values) == before
 
 
+NAME_RULE = "but a study's name is made of letters and digits of any script"
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"bugdet": {"trials": 3}}, "study: unknown key 'bugdet'. Did you mean 'budget'? Known: "),
+    (
+        {"budget": {"trails": 3}},
+        "study: unknown key 'budget.trails'. Did you mean 'budget.trials'? Known: budget.gpu_hours, ",
+    ),
+    ({"budget": {"trials": 0}}, "study: 'budget.trials' is 0, but it should be greater than or equal to 1."),
+    ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
+    ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),
+    ({"search": {"sampler": "tpee"}}, "study: 'search.sampler' cannot be 'tpee'. Did you mean 'tpe'? Known: "),
+    ({"search": {"pruner": "medain"}}, "study: 'search.pruner' cannot be 'medain'. Did you mean 'median'? Known:"),
+    ({"study": "../up"}, f"study: 'study' is '../up', {NAME_RULE}"),
+    ({"study": "a\x00b"}, f"study: 'study' is 'a\\x00b', {NAME_RULE}"),
+    ({"study": "a/b"}, f"study: 'study' is 'a/b', {NAME_RULE}"),
+    ({"study": ""}, f"study: 'study' is '', {NAME_RULE}"),
+    ({"study": "n" * 129}, "study: 'study' is "),
+    ({"space": 3}, "study: 'space' is 3, but it should be a valid string."),
+    ({"data": {}}, "study: 'data.train' is missing."),
+    (
+        {"data": {"train": "t.csv", "validation_fraction": 0.6, "test_fraction": 0.4}},
+        "study: data.validation_fraction and data.test_fraction take 100% of the training rows; leave",
+    ),
+    (
+        {"search": {"pruner": "median"}, "evaluation": {"folds": 3}},
+        "study: search.pruner is median, which judges learning curves, but with evaluation.folds a trial's steps "
+        "are folds; choose wilcoxon or threshold or none.",
+    ),
+    (
+        {"search": {"pruner": "wilcoxon"}},
+        "study: search.pruner is wilcoxon, which compares trials fold by fold; give evaluation.folds, or choose "
+        "promotion.",
+    ),
+    (
+        {"search": {"pruner": "threshold"}},
+        "study: search.pruner is threshold; give search.lowest_score, the score below which it prunes.",
+    ),
+    (
+        {"data": {"train": "t.csv", "validation": "v.csv"}, "evaluation": {"folds": 3}},
+        "study: evaluation.folds makes validation from data.train, fold by fold, so data.validation must be left "
+        "out; put its rows into data.train, or leave the folds out.",
+    ),
+    ({"evaluation": {"folds": 1}}, "study: 'evaluation.folds' is 1, but it should be greater than or equal to 2."),
+    ({"budget": {"trials": 3}, "budget.trials": 4}, "'budget.trials' is given twice."),
+    ({"lr": 1e-5}, "Unknown key 'lr' in 'lr'. Here it is space.learning_rate, as in space.l"),
+    ({"evaluation.steps": 10}, "study: unknown key 'evaluation.steps'. Known: evaluation."),
+    ({"Data.Trian": "t.csv"}, "Unknown key 'Data' in 'Data.Trian'. Did you mean 'data'?"),
+    ({"store": {"url": [URL]}}, "study: 'store.url' is (not shown), but it should be a valid string."),
+    ({"store": {"ulr": URL}}, "study: unknown key 'store.ulr'. Did you mean 'store.url'?"),
+    ({"store": [URL]}, "study: 'store' is (not shown), but it should be a valid dictionary"),
+]
+FORM = "An override reads `dotted.path=value`"
+BAD_OVERRIDES = [
+    ("budget.trials", f"{FORM}, as in budget.trials=40, but got 'budget.trials'."),
+    ("=3", FORM),
+    ("budget..trials=3", FORM),
+    ("bugdet.trials=3", "Unknown key 'bugdet' in 'bugdet.trials'. Did you mean 'budget'?"),
+    ("budget.trails=3", "study: unknown key 'budget.trails'. Did you mean 'budget.trials'?"),
+    ("seed.of=3", "The override of 'seed.of' leads into 'seed', which is a single value and has no keys."),
+    ("budget.trials={", "the value of budget.trials is not valid YAML"),
+    ("space.learning_rat.max=1", "The space has no parameter 'learning_rat'. Did you mean 'learning_rate'?"),
+    (
+        "space.learning_rate.max.x=1",
+        "The override of 'space.learning_rate.max.x' leads into 'max', which is a single value",
+    ),
+    (f"stroe={URL}", "Unknown key 'stroe' in 'stroe'. Did you mean 'store'?"),
+    (URL, f"{FORM}, as in budget.trials=40, but got"),
+    (f"store..url={URL}", FORM),
+    (f"store.url=[{URL}", "the value of store.url is not valid YAML"),
+    (f"store.url={{{URL}", "the value of store.url is not valid YAML"),
+    (f"store.url.x={URL}", "study: 'store.url' is (not shown), but it should be a valid string."),
+]
+
+
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "overrides", "sentence"),
     [
-        ({"bugdet": {"trials": 3}}, "study: unknown key 'bugdet'. Did you mean 'budget'? Known: "),
-        (
-            {"budget": {"trails": 3}},
-            "study: unknown key 'budget.trails'. Did you mean 'budget.trials'? Known: budget.gpu_hours, ",
-        ),
-        ({"budget": {"trials": 0}}, "study: 'budget.trials' is 0, but it should be greater than or equal to 1."),
-        ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
-        ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),
-        ({"search": {"sampler": "tpee"}}, "study: 'search.sampler' cannot be 'tpee'. Did you mean 'tpe'? Known: "),
-        (
-            {"study": "../up"},
-            "study: 'study' is '../up', but a study's name is made of letters and digits of any script",
-        ),
-        (
-            {"study": "a\x00b"},
-            "study: 'study' is 'a\\x00b', but a study's name is made of letters and digits of any script",
-        ),
-        ({"study": "a/b"}, "study: 'study' is 'a/b', but a study's name is made of letters and digits of any script"),
-        ({"study": ""}, "study: 'study' is '', but a study's name is made of"),
-        ({"space": 3}, "study: 'space' is 3, but it should be a valid string."),
-        ({"study": "n" * 129}, "study: 'study' is "),
-        ({"data": {}}, "study: 'data.train' is missing."),
-        (
-            {"data": {"train": "t.csv", "validation_fraction": 0.6, "test_fraction": 0.4}},
-            "study: data.validation_fraction and data.test_fraction take 100% of the training rows; leave",
-        ),
-        (
-            {"search": {"pruner": "median"}, "evaluation": {"folds": 3}},
-            "study: search.pruner is median, which judges learning curves, but with evaluation.folds a trial's steps "
-            "are folds; choose wilcoxon or threshold or none.",
-        ),
-        (
-            {"search": {"pruner": "wilcoxon"}},
-            "study: search.pruner is wilcoxon, which compares trials fold by fold; give evaluation.folds, or choose "
-            "promotion.",
-        ),
-        (
-            {"search": {"pruner": "threshold"}},
-            "study: search.pruner is threshold; give search.lowest_score, the score below which it prunes.",
-        ),
-        (
-            {"data": {"train": "t.csv", "validation": "v.csv"}, "evaluation": {"folds": 3}},
-            "study: evaluation.folds makes validation from data.train, fold by fold, so data.validation must be left "
-            "out; put its rows into data.train, or leave the folds out.",
-        ),
-        (
-            {"evaluation": {"folds": 1}},
-            "study: 'evaluation.folds' is 1, but it should be greater than or equal to 2.",
-        ),
-        (
-            {"budget": {"trials": 3}, "budget.trials": 4},
-            "'budget.trials' is given twice.",
-        ),
-        (
-            {"search": {"pruner": "medain"}},
-            "study: 'search.pruner' cannot be 'medain'. Did you mean 'median'? Known:",
+        *((values, [], sentence) for values, sentence in MISTAKES),
+        *(({"seed": 1, "space": SPACE}, [override], sentence) for override, sentence in BAD_OVERRIDES),
+        *(
+            ({"space": space}, ["space.epochs.max=3"], f"'space' is {space!r}, so it has no 'epochs' to override; give")
+            for space in (["learning_rate"], 3, None)
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(values: dict[str, Any], said: str) -> None:
+def test_a_mistake_is_refused_in_one_sentence_without_the_password_of_the_store(
+    values: dict[str, Any], overrides: list[str], sentence: str
+) -> None:
     with pytest.raises(ConfigurationError) as error:
-        load_config(values=MINIMAL | values)
-    assert str(error.value).startswith(said)
+        load_config(values=MINIMAL | values, overrides=overrides)
+    assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("budget.trials", "An override reads `dotted.path=value`, as in budget.trials=40, but got 'budget.trials'."),
-        ("=3", "An override reads `dotted.path=value`"),
-        ("budget..trials=3", "An override reads `dotted.path=value`"),
-        ("bugdet.trials=3", "Unknown key 'bugdet' in 'bugdet.trials'. Did you mean 'budget'?"),
-        ("budget.trails=3", "study: unknown key 'budget.trails'. Did you mean 'budget.trials'?"),
-        ("seed.of=3", "The override of 'seed.of' leads into 'seed', which is a single value and has no keys."),
-        ("budget.trials={", "the value of budget.trials is not valid YAML"),
-        ("space.learning_rat.max=1", "The space has no parameter 'learning_rat'. Did you mean 'learning_rate'?"),
-        (
-            "space.learning_rate.max.x=1",
-            "The override of 'space.learning_rate.max.x' leads into 'max', which is a single value",
-        ),
-    ],
-)
-def test_a_bad_override_is_told_in_one_sentence(override: str, said: str) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        load_config(values=MINIMAL | {"seed": 1, "space": SPACE}, overrides=[override])
-    assert str(error.value).startswith(said)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("space", [["learning_rate"], 3, None])
-def test_an_override_into_a_space_that_is_none_is_told(space: object) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        load_config(values=MINIMAL | {"space": space}, overrides=["space.epochs.max=3"])
-    assert f"'space' is {space!r}, so it has no 'epochs' to override; give it the name" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("values", "override", "said"),
-    [
-        ({"store": {"url": [URL]}}, None, "study: 'store.url' is (not shown), but it should be a valid string."),
-        ({"store": {"ulr": URL}}, None, "study: unknown key 'store.ulr'. Did you mean 'store.url'?"),
-        ({"store": [URL]}, None, "study: 'store' is (not shown), but it should be a valid dictionary"),
-        ({}, f"stroe={URL}", "Unknown key 'stroe' in 'stroe'. Did you mean 'store'?"),
-        ({}, URL, "An override reads `dotted.path=value`, as in budget.trials=40, but got"),
-        ({}, f"store..url={URL}", "An override reads `dotted.path=value`"),
-        ({}, f"store.url=[{URL}", "the value of store.url is not valid YAML"),
-        ({}, f"store.url={{{URL}", "the value of store.url is not valid YAML"),
-        ({}, f"store.url.x={URL}", "study: 'store.url' is (not shown), but it should be a valid string."),
-    ],
-)
-def test_no_mistake_shows_the_password_of_a_store(values: dict[str, Any], override: str | None, said: str) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        load_config(values=MINIMAL | values, overrides=[override] if override else [])
-    assert str(error.value).startswith(said)
     assert "secret" not in str(error.value)
 
 
-def test_a_store_may_be_its_url_alone(tmp_path: Path) -> None:
+def test_a_store_may_be_given_as_its_url_alone(tmp_path: Path) -> None:
     alone = load_config(values=MINIMAL | {"store": URL})
     assert alone == load_config(values=MINIMAL | {"store": {"url": URL}})
     both = load_config(values=MINIMAL | {"store": {"url": URL, "keep_weights": 0}})
@@ -350,7 +327,7 @@ def test_a_store_may_be_its_url_alone(tmp_path: Path) -> None:
         {"space": "encoder", "space.lr.max": 1, "space.learning_rate": {"value": 1}},
     ],
 )
-def test_a_key_that_is_given_twice_in_any_words_is_refused(given: dict[str, Any]) -> None:
+def test_a_key_that_is_given_twice_under_any_names_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(
         ConfigurationError, match=r"is given twice|unknown key '(n|num)_trials'|unknown key 'random_state'"
     ):
@@ -365,31 +342,16 @@ def test_a_key_that_is_given_twice_in_any_words_is_refused(given: dict[str, Any]
         {"space": {"learning_rate": {"value": 1e-5}}},
     ],
 )
-def test_a_dotted_key_reaches_into_the_space(given: dict[str, Any]) -> None:
+def test_a_dotted_key_sets_a_parameter_of_the_space(given: dict[str, Any]) -> None:
     space = space_of(load_config(values=MINIMAL | given).space)
     assert next(one for one in space.parameters if one.name == "learning_rate").domain == Constant(value=1e-5)
 
 
-def test_several_dotted_keys_reach_into_one_parameter() -> None:
+def test_several_dotted_keys_set_parts_of_one_parameter() -> None:
     given = {"space": "encoder", "space.epochs.min": 2, "space.epochs.max": 9, "store": "a.db"}
     by_overrides = load_config(values=MINIMAL, overrides=[f"{key}={value}" for key, value in given.items()])
     assert load_config(values=MINIMAL | given) == by_overrides
     assert space_of(by_overrides.space).largest("epochs") == 9
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"lr": 1e-5}, "Unknown key 'lr' in 'lr'. Here it is space.learning_rate, as in space.l"),
-        ({"evaluation.steps": 10}, "study: unknown key 'evaluation.steps'. Known: evaluation."),
-        ({"Data.Trian": "t.csv"}, "Unknown key 'Data' in 'Data.Trian'. Did you mean 'data'?"),
-    ],
-)
-def test_a_key_of_a_study_file_is_understood_as_an_override_is(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        load_config(values=MINIMAL | given)
-    assert str(error.value).startswith(said)
-    assert load_config(values={"study": "s", "model.name": "m", "Data.Train": "t.csv"}).data.train == "t.csv"
 
 
 def test_a_study_cannot_be_changed() -> None:
@@ -412,7 +374,7 @@ def test_every_field_is_documented() -> None:
     assert undocumented(StudyConfig, "") == []
 
 
-def test_a_recorded_study_is_the_same_study() -> None:
+def test_a_study_survives_a_round_trip_through_json() -> None:
     study = load_config(values=MINIMAL | {"space": SPACE})
     assert StudyConfig.model_validate(study.model_dump(mode="json")) == study
 
@@ -426,7 +388,7 @@ def test_a_recorded_study_is_the_same_study() -> None:
         ({"gpus_per_trial": 2, "device": "cpu"}, "but compute.device is cpu"),
     ],
 )
-def test_gpus_that_no_trial_could_have_are_refused(compute: dict[str, object], sentence: str) -> None:
+def test_impossible_numbers_of_gpus_are_refused(compute: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         ComputeConfig.model_validate(compute)
 

@@ -180,7 +180,9 @@ def test_calls_raise_here_what_they_raised_there(one: RemoteWorkerPool, files: P
 
 
 def test_a_call_that_its_process_dies_of_is_told_in_a_sentence(one: RemoteWorkerPool) -> None:
-    with pytest.raises(TrainingError, match=r"during a call of cut_share: .*ended with exit status 7; its last words are in"):
+    with pytest.raises(
+        TrainingError, match=r"during a call of cut_share: .*ended with exit status 7; its last words are in"
+    ):
         one.lead.cut_share(0)
     assert one.lead.facts()["threads"] == "1"
     [(_, lost)] = one.listen(0)

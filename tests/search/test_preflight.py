@@ -1,4 +1,4 @@
-"""What is refused before the first trial, and what is said of the search: sentence by sentence."""
+"""Refusals and notes before the first trial, sentence by sentence."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.errors import SpaceError
-from hpo.search.preflight import SETTINGS, refuse_unfit_search, search_notes
+from hpo.search.preflight import SETTINGS, best_slots, refuse_unfit_search, search_notes
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.search_space import SearchSpace
@@ -165,3 +165,49 @@ def test_every_setting_of_a_search_is_of_known_samplers_and_pruners() -> None:
     assert {user for users in SETTINGS["pruner"].values() for user in users} <= PRUNERS.keys()
     named = {name for settings in SETTINGS.values() for name in settings}
     assert SearchConfig.model_fields.keys() - named == {"sampler", "pruner", "repeat_default", "portfolio"}
+
+
+HEAD = {"method": {"value": "head"}}
+CHANGES_BACKBONE = "trials share a backbone only where none changes it"
+
+
+@pytest.mark.parametrize(
+    ("space", "compute"),
+    [
+        (HEAD, {}),
+        ({**HEAD, "kept_layers": {"value": 2}, "batch_size": {"values": [4, 8]}}, {}),
+        ({"batch_size": {"value": 8}}, {"slots": "auto"}),
+        (HEAD, {"slots": "auto", "ranks": 2}),
+    ],
+)
+def test_trials_that_can_share_a_backbone_are_accepted(space: dict[str, Any], compute: dict[str, Any]) -> None:
+    refuse_unfit_search(*made("tpe", space, compute={"slots": 2, **compute}))
+
+
+@pytest.mark.parametrize(
+    ("space", "compute", "reason"),
+    [
+        ({"method": {"values": ["head", "full"]}}, {}, CHANGES_BACKBONE),
+        ({"batch_size": {"value": 8}}, {}, CHANGES_BACKBONE),
+        ({**HEAD, "kept_layers": {"values": [1, 2]}}, {}, "let method be head or lora and kept_layers one value"),
+        (HEAD, {"ranks": 2}, "compute.slots is 2, but a trial has 2 ranks"),
+    ],
+)
+def test_slots_are_refused_if_trials_cannot_share_a_backbone(
+    space: dict[str, Any], compute: dict[str, Any], reason: str
+) -> None:
+    assert reason in refusal("tpe", space, compute={"slots": 2, **compute})
+
+
+@pytest.mark.parametrize(
+    ("rates", "slots"),
+    [
+        ({1: 5.0}, 1),
+        ({1: 5.0, 2: 10.0, 4: 20.0}, 4),
+        ({1: 5.0, 2: 6.0}, 1),
+        ({1: 5.0, 2: 9.0, 4: 9.5}, 2),
+        ({1: 0.0}, 1),
+    ],
+)
+def test_the_number_of_slots_is_the_one_that_reaches_a_good_score_soonest(rates: dict[int, float], slots: int) -> None:
+    assert best_slots(rates) == slots

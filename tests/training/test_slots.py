@@ -1,7 +1,7 @@
-"""Trials side by side over one frozen backbone: each is trained as if it were alone."""
+"""Several trials over one frozen backbone: each is trained as if it were alone."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,22 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
-from hpo.errors import SpaceError
 from hpo.files import checkpoints
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import Slots, TrialModel
-from hpo.search.preflight import best_slots, refuse_unfit_search
-from hpo.space.space_file import space_of
 from hpo.training.gradients import SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, open_worker
 from tests.models import save_tiny_bert, save_tiny_llama, tiny_assignment, tiny_hyperparameters, tiny_study
 
-HEAD = {"method": {"value": "head"}}
 END = (Milestone(rung=500, full=True), Milestone(rung=1000, full=True))
 
 
@@ -45,7 +40,7 @@ SECOND = head(1, dropout=0.1, learning_rate=1e-3, optimizer="sgd", label_smoothi
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
-    """Losses of all steps from now on, by the trial's dropout in per mille, which tells trials apart."""
+    """Losses of all later steps, by the trial's dropout in per mille, which identifies a trial."""
     seen: dict[int, list[float]] = {}
     take = OptimizerStep.take
 
@@ -74,7 +69,7 @@ def alone(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
 
 
 def trained(worker: Worker, *assignments: Assignment) -> dict[int, tuple[list[Report], Outcome]]:
-    """Train all, as many side by side as there are slots, and return the messages of each."""
+    """Train all, as many at once as there are slots, and return the reports and the outcome of each."""
     waiting, reports, ended = list(assignments), {one.trial: [] for one in assignments}, {}
     while waiting or not worker.idle:
         while waiting and worker.free_slots:
@@ -88,6 +83,7 @@ def trained(worker: Worker, *assignments: Assignment) -> dict[int, tuple[list[Re
 
 
 def compare(found: dict[int, tuple[list[Report], Outcome]], wanted: dict[int, tuple[list[Report], Outcome]]) -> None:
+    """Assert that trials have the same reports and endings as `wanted`, up to rounding."""
     for trial, (reports, outcome) in found.items():
         expected, ending = wanted[trial]
         assert outcome.ending is ending.ending, outcome.reason
@@ -96,12 +92,14 @@ def compare(found: dict[int, tuple[list[Report], Outcome]], wanted: dict[int, tu
         ]
         for one, other in zip(reports, expected, strict=True):
             assert one.train_loss == pytest.approx(other.train_loss, abs=1e-5)
-            # Its bins have edges, at which rounding counts.
+            # Without the calibration error, whose bins can turn a rounding difference into a large one.
             values, others = ({**scores.validation.values, "neg_calibration_error": 0.0} for scores in (one, other))
             assert values == pytest.approx(others, abs=1e-4)
 
 
-def test_they_go_through_the_backbone_together(two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_trials_share_passes_through_the_backbone(
+    two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows: list[int] = []
     original = Backbone.logits
 
@@ -120,14 +118,14 @@ def test_they_go_through_the_backbone_together(two: Worker, alone: Worker, monke
     assert len(rows) < 0.6 * len(apart)
 
 
-def test_a_decoder_is_shared_too(texts: Path, tmp_path: Path) -> None:
+def test_two_trials_over_a_decoder_are_each_as_if_alone(texts: Path, tmp_path: Path) -> None:
     model = save_tiny_llama(tmp_path / "llama")
     pair = (head(0, dropout=None), head(1, dropout=None, learning_rate=1e-3))
     compare(trained(opened(model, texts, 2), *pair), trained(opened(model, texts, 1), *pair))
 
 
 def lora(trial: int, **values: object) -> Assignment:
-    """Return a trial of adapters, with dropout of its own."""
+    """Return a LoRA trial with dropout in the adapters."""
     return head(trial, **{"method": "lora", "learning_rate": 1e-3, "dropout": None, "lora_dropout": 0.2, **values})
 
 
@@ -167,30 +165,25 @@ def test_adapters_of_other_ranks_and_targets_are_each_as_if_alone(
     compare(trained(two, *pair), trained(alone, *pair))
 
 
-def test_an_adapter_that_diverges_leaves_its_neighbour_alone(two: Worker, alone: Worker) -> None:
-    wild = lora(0, learning_rate=1e30, optimizer="sgd", max_grad_norm=None, warmup_ratio=0.0)
-    found = trained(two, wild, lora(1))
-    assert found[0][1].ending is Ending.DIVERGED
-    compare({1: found[1]}, trained(alone, lora(1)))
-
-
-def test_a_slot_is_filled_again_while_the_other_trains(two: Worker, alone: Worker) -> None:
+def test_a_free_slot_is_filled_while_the_other_trains(two: Worker, alone: Worker) -> None:
     three = (head(0, epochs=2), SECOND, head(2, epochs=4, dropout=0.2))
     compare(trained(two, *three), trained(alone, *three))
 
 
-def test_one_that_diverges_leaves_the_other_alone(two: Worker, alone: Worker) -> None:
-    wild = head(0, learning_rate=1e30, optimizer="sgd", max_grad_norm=None, warmup_ratio=0.0)
-    found = trained(two, wild, SECOND)
+@pytest.mark.parametrize(("make", "other"), [(head, SECOND), (lora, lora(1))], ids=["head", "lora"])
+def test_a_trial_that_diverges_does_not_change_the_other(
+    make: Callable[..., Assignment], other: Assignment, two: Worker, alone: Worker
+) -> None:
+    found = trained(two, make(0, learning_rate=1e30, optimizer="sgd", max_grad_norm=None, warmup_ratio=0.0), other)
     assert found[0][1].ending is Ending.DIVERGED
-    compare({1: found[1]}, trained(alone, SECOND))
+    compare({1: found[1]}, trained(alone, other))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), ValueError()])
-def test_what_fails_side_by_side_goes_through_alone(
+def test_a_joint_step_that_fails_is_repeated_trial_by_trial(
     error: Exception, two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch, losses: dict[int, list[float]]
 ) -> None:
-    """The error is raised behind dropout, so that masks were drawn in vain."""
+    """The error is raised after dropout masks are drawn, so the random state must be restored."""
     wanted = trained(alone, FIRST, SECOND)
     expected = {trial: seen.copy() for trial, seen in losses.items()}
     losses.clear()
@@ -203,10 +196,10 @@ def test_what_fails_side_by_side_goes_through_alone(
 
     monkeypatch.setattr(torch.autograd, "backward", fail)
     compare(trained(two, FIRST, SECOND), wanted)
-    assert losses == expected, "alone, it is so to the last bit"
+    assert losses == expected, "trial by trial, losses are equal to the last bit"
 
 
-def test_what_always_fails_side_by_side_is_said_once_and_not_tried_again(
+def test_joint_steps_that_always_fail_are_reported_once_and_not_tried_again(
     two: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries = 0
@@ -228,7 +221,9 @@ def test_what_always_fails_side_by_side_is_said_once_and_not_tried_again(
     ]
 
 
-def test_the_error_of_one_does_not_keep_others_apart(two: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_one_trial_does_not_end_the_joint_steps_of_others(
+    two: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     together = 0
     original = Slots.logits
 
@@ -247,7 +242,7 @@ def test_the_error_of_one_does_not_keep_others_apart(two: Worker, monkeypatch: p
     assert together > 0
 
 
-def test_one_that_cannot_be_trained_leaves_the_other_alone(
+def test_a_trial_without_enough_memory_does_not_change_the_other(
     two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = trained(alone, SECOND)
@@ -269,7 +264,7 @@ def test_one_that_cannot_be_trained_leaves_the_other_alone(
     compare(trained(two, SECOND), wanted)
 
 
-def test_one_that_is_paused_resumes_beside_another(two: Worker, alone: Worker) -> None:
+def test_a_paused_trial_resumes_beside_another(two: Worker, alone: Worker) -> None:
     wanted = trained(alone, FIRST, SECOND)
     two.admit(FIRST)
     two.admit(SECOND)
@@ -298,10 +293,10 @@ def test_one_that_is_paused_resumes_beside_another(two: Worker, alone: Worker) -
     compare({0: (reports, ended[0]), 1: (others, ended[1])}, wanted)
 
 
-def test_two_that_are_cut_in_mid_step_resume_in_another_process_as_if_nothing_was(
+def test_two_trials_killed_in_mid_step_resume_in_another_process_with_equal_results(
     two: Worker, alone: Worker, tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gradients of a step are there, and no more of it, when the process is killed."""
+    """The process is killed after the gradients of a step, before its update."""
     pair = (lora(0, epochs=4), lora(1, epochs=3, lora_rank=2, learning_rate=3e-3))
     wanted = trained(alone, *pair)
     monkeypatch.setattr(checkpoints.Checkpoints, "is_due", lambda *_: True)
@@ -322,12 +317,12 @@ def test_two_that_are_cut_in_mid_step_resume_in_another_process_as_if_nothing_wa
     found = trained(again, *(replace(one, attempt=2) for one in pair))
     assert all(outcome.resumed_examples > 0 for _, outcome in found.values())
     for trial, (reports, _) in found.items():
-        assert reports, "what came before the checkpoint was told before"
+        assert reports, "reports before the checkpoint are not repeated"
         wanted[trial] = (wanted[trial][0][-len(reports) :], wanted[trial][1])
     compare(found, wanted)
 
 
-def test_memory_does_not_grow_with_the_trials_of_a_worker(tiny_bert: Path, texts: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_trials_of_a_worker(tiny_bert: Path, texts: Path) -> None:
     def held() -> int:
         gc.collect()
         tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
@@ -341,13 +336,13 @@ def test_memory_does_not_grow_with_the_trials_of_a_worker(tiny_bert: Path, texts
     assert held() <= 1.1 * after_three
 
 
-def test_weights_of_one_are_restored_without_the_other(two: Worker) -> None:
+def test_the_weights_of_one_trial_are_stored_without_the_other(two: Worker) -> None:
     _, outcome = trained(two, FIRST, SECOND)[0]
     assert outcome.best is not None
     assert two.has_weights(outcome.best)
 
 
-def test_a_trial_that_would_change_the_backbone_is_refused_in_a_sentence(two: Worker) -> None:
+def test_a_trial_that_would_change_the_backbone_is_refused(two: Worker) -> None:
     [(_, outcome)] = trained(two, tiny_assignment(tiny_hyperparameters())).values()
     assert outcome.ending is Ending.FAILED
     assert outcome.reason == (
@@ -355,35 +350,7 @@ def test_a_trial_that_would_change_the_backbone_is_refused_in_a_sentence(two: Wo
     )
 
 
-@pytest.mark.parametrize(
-    ("space", "compute", "says"),
-    [
-        (HEAD, {}, None),
-        ({**HEAD, "kept_layers": {"value": 2}, "batch_size": {"values": [4, 8]}}, {}, None),
-        ({"method": {"values": ["head", "full"]}}, {}, "trials share a backbone only where none changes it"),
-        ({"batch_size": {"value": 8}}, {}, "trials share a backbone only where none changes it"),
-        (
-            {"method": {"value": "head"}, "kept_layers": {"values": [1, 2]}},
-            {},
-            "let method be head or lora and kept_layers one value",
-        ),
-        (HEAD, {"ranks": 2}, "compute.slots is 2, but a trial has 2 ranks"),
-        ({"batch_size": {"value": 8}}, {"slots": "auto"}, None),
-        (HEAD, {"slots": "auto", "ranks": 2}, None),
-    ],
-)
-def test_spaces_whose_trials_can_share_a_backbone(
-    space: dict[str, object], compute: dict[str, object], says: str | None, tiny_bert: Path, texts: Path
-) -> None:
-    config: StudyConfig = tiny_study(tiny_bert, texts, space=space, compute={"slots": 2, **compute})
-    if says is None:
-        refuse_unfit_search(config, space_of(config.space))
-        return
-    with pytest.raises(SpaceError, match=says):
-        refuse_unfit_search(config, space_of(config.space))
-
-
-def test_rates_are_of_trials_side_by_side_and_leave_no_trace(two: Worker, alone: Worker) -> None:
+def test_measuring_rates_of_slots_does_not_change_later_trials(two: Worker, alone: Worker) -> None:
     values = lora(0).hyperparameters
     rates = two.slot_rates(values)
     assert list(rates) == [2**power for power in range(len(rates))]
@@ -393,22 +360,8 @@ def test_rates_are_of_trials_side_by_side_and_leave_no_trace(two: Worker, alone:
     compare(trained(two, FIRST, SECOND), trained(alone, FIRST, SECOND))
 
 
-@pytest.mark.parametrize(
-    ("rates", "slots"),
-    [
-        ({1: 5.0}, 1),
-        ({1: 5.0, 2: 10.0, 4: 20.0}, 4),
-        ({1: 5.0, 2: 6.0}, 1),
-        ({1: 5.0, 2: 9.0, 4: 9.5}, 2),
-        ({1: 0.0}, 1),
-    ],
-)
-def test_slots_are_as_many_as_bring_a_search_to_a_good_score_soonest(rates: dict[int, float], slots: int) -> None:
-    assert best_slots(rates) == slots
-
-
 def some_parts() -> st.SearchStrategy[list[SlotBatch]]:
-    """Return parts of several trials, of each the widest first."""
+    """Return parts of several trials, the widest of each trial first."""
     sizes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 8)), max_size=5).map(lambda of: sorted(of)[::-1])
 
     def parts_of(trials: list[list[tuple[int, int]]]) -> Iterator[SlotBatch]:
@@ -421,7 +374,7 @@ def some_parts() -> st.SearchStrategy[list[SlotBatch]]:
 
 
 @given(parts=some_parts(), pass_tokens=st.integers(1, 100), most_tokens=st.integers(1, 400))
-def test_micro_batches_are_whole_parts_in_their_order(
+def test_micro_batches_consist_of_whole_parts_in_order_within_the_limit_of_tokens(
     parts: list[SlotBatch], pass_tokens: int, most_tokens: int
 ) -> None:
     made = micro_batches(parts, pass_tokens, most_tokens)
@@ -435,7 +388,7 @@ def test_micro_batches_are_whole_parts_in_their_order(
         assert all((width - part.batch.width) * part.batch.rows < pass_tokens for part in micro_batch)
 
 
-def test_parts_of_one_trial_are_never_put_together() -> None:
+def test_a_micro_batch_never_has_two_parts_of_one_trial() -> None:
     model = MagicMock()
     parts = [SlotBatch(model=model, batch=SimpleNamespace(width=8, rows=1), units=2) for _ in range(2)]  # type: ignore[arg-type]
     assert micro_batches(parts, 100, 1000) == [[parts[0]], [parts[1]]]

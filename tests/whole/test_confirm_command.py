@@ -61,7 +61,10 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     words = ("confirmation.finalists=1", "confirmation.runs=5", "confirmation.seeds=3")
     assert "There is no store at" in hpo("confirm", "--store", "none.db", *words).err
     assert "Known: tiny." in hpo("confirm", *store, "--study", "tinny", *words).err
-    assert "give the store and the study by --store and --study" in hpo("confirm", *store, "store.url=other.db", *words).err
+    assert (
+        "give the store and the study by --store and --study"
+        in hpo("confirm", *store, "store.url=other.db", *words).err
+    )
     assert "confirm needs --train" in hpo("confirm", *store, "--model", "elsewhere").err
     assert "hpo confirm takes one study file" in hpo("confirm", *store, "a.yaml", "b.yaml").err
     assert "secret" not in hpo("confirm", *store, "a.yaml", "store.url", "postgresql://me:secret@host/database").err

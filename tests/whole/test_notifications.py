@@ -255,7 +255,7 @@ REFUSED = {
     "user:secret@host": "--notify cannot send to this recipient:",
     "command:": "--notify command: needs a program",
     "command:'unclosed secret": "--notify command: needs a program",
-    "command:no-such-program --token=secret": "--notify command: names the program no-such-program, which does not exist",
+    "command:no-such-program --token=secret": "--notify command: names the program no-such-program, which does not",
 }
 
 

@@ -42,10 +42,8 @@ store: {url: "sqlite:///night.db"}
 def test_a_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
     """In YAML 1.2 `1e-1` is a number, and `off` and `no` are text."""
     study = load_config(study_file(tmp_path, WHOLE))
-    assert study.study == "off"
-    assert study.data.label_column == "no"
+    assert (study.study, study.data.label_column, study.data.train) == ("off", "no", "texts.csv")
     assert study.data.validation_fraction == 0.1
-    assert study.data.train == "texts.csv"
     assert (study.seed, study.budget.trials, study.store.url) == (7, 12, "sqlite:///night.db")
 
 
@@ -73,9 +71,7 @@ def test_a_time_of_the_end_needs_no_quotes(tmp_path: Path, until: str) -> None:
 def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
     values = {"budget": {"trials": 3}, "data": {"test_fraction": 0.1}}
     study = load_config(study_file(tmp_path, WHOLE), values)
-    assert study.budget.trials == 3
-    assert study.data.test_fraction == 0.1
-    assert study.data.label_column == "no"
+    assert (study.budget.trials, study.data.test_fraction, study.data.label_column) == (3, 0.1, "no")
 
 
 def test_a_dotted_key_is_read_as_nested_keys(tmp_path: Path) -> None:
@@ -88,10 +84,8 @@ def test_a_dotted_key_is_read_as_nested_keys(tmp_path: Path) -> None:
 def test_overrides_replace_values_and_later_ones_earlier_ones(tmp_path: Path) -> None:
     overrides = ["budget.trials=5", "budget.trials=6", "model.name=other=model", "task.metric=off", "seed=1"]
     study = load_config(study_file(tmp_path, WHOLE), {"budget": {"trials": 3}}, overrides)
-    assert study.budget.trials == 6
-    assert study.model.name == "other=model"
-    assert study.task.metric == "off"
-    assert study.seed == 1
+    assert (study.budget.trials, study.model.name) == (6, "other=model")
+    assert (study.task.metric, study.seed) == ("off", 1)
 
 
 @pytest.mark.parametrize(
@@ -285,10 +279,6 @@ BAD_OVERRIDES = [
     [
         *((values, [], sentence) for values, sentence in MISTAKES),
         *(({"seed": 1, "space": SPACE}, [override], sentence) for override, sentence in BAD_OVERRIDES),
-        *(
-            ({"space": space}, ["space.epochs.max=3"], f"'space' is {space!r}, so it has no 'epochs' to override; give")
-            for space in (["learning_rate"], 3, None)
-        ),
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence_without_the_password_of_the_store(
@@ -299,6 +289,13 @@ def test_a_mistake_is_refused_in_one_sentence_without_the_password_of_the_store(
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("space", [["learning_rate"], 3, None])
+def test_an_override_of_an_invalid_space_is_refused(space: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_config(values=MINIMAL | {"space": space}, overrides=["space.epochs.max=3"])
+    assert f"'space' is {space!r}, so it has no 'epochs' to override; give it the name" in str(error.value)
 
 
 def test_a_store_may_be_given_as_its_url_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The dispatch over replayed searches: workers are kept busy, and whatever happens to them no trial is lost."""
+"""The dispatch over replayed searches: it keeps workers busy, and loses no trial whatever happens to workers."""
 
 import logging
 import time
@@ -52,26 +52,15 @@ class Seen(SearchCallback):
 class ReplayedRun:
     """One run over a virtual clock."""
 
-    def __init__(
-        self, coordinator: Coordinator, clock: VirtualClock, workers: int, faults: ReplayFaults | None, prefetch: int
-    ):
+    def __init__(self, coordinator: Coordinator, clock: VirtualClock, workers: int, **options: Any) -> None:
         self.coordinator, self.clock, self.seen, self.stop = coordinator, clock, Seen(), Event()
-        self.pool = FaultyWorkerPool(
-            workers, GeneratedCurves(3), clock, prefetch=prefetch, faults=faults, metric="macro_f1"
-        )
+        self.pool = FaultyWorkerPool(workers, GeneratedCurves(3), clock, metric="macro_f1", **options)
 
-    def run(self, compute: ComputeConfig | None = None) -> None:
+    def run(self, compute: ComputeConfig | None = None, **files: Any) -> None:
         Dispatch(
-            self.coordinator,
-            self.pool,
-            self.seen,
-            self.stop,
-            compute=compute,
-            clock=self.clock,
-            ticks=self.clock,
-            listens_seconds=60.0,
-            steers_every=300.0,
-        ).run()
+            self.coordinator, self.pool, self.seen, self.stop, compute=compute, clock=self.clock, ticks=self.clock,
+            listens_seconds=60.0, steers_every=300.0, **files,
+        ).run()  # fmt: skip
 
     @property
     def seconds(self) -> float:
@@ -90,7 +79,7 @@ def replayed(
 ) -> Iterator[ReplayedRun]:
     clock = clock or VirtualClock()
     with led(study_at(url, **sections), clock=clock) as coordinator:
-        yield ReplayedRun(coordinator, clock, workers, faults, prefetch)
+        yield ReplayedRun(coordinator, clock, workers, faults=faults, prefetch=prefetch)
 
 
 def states(url: str) -> list[TrialState]:
@@ -105,8 +94,8 @@ def test_every_trial_is_trained_once_on_several_workers(sqlite_url: str) -> None
     assert one.pool.trained_seconds > 0.6 * 3 * one.seconds
 
 
-def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url: str) -> None:
-    """One worker: each trial begins the moment the last one ended, and the tenth was not asked for at the start."""
+def test_the_next_trial_is_requested_late_but_in_time(sqlite_url: str) -> None:
+    """Each trial begins when the last one ends, and is requested only after the one before that has completed."""
     with replayed(sqlite_url, workers=1, budget={"trials": 6}) as one:
         one.run()
     assert one.pool.trained_seconds == pytest.approx(one.seconds)
@@ -117,8 +106,10 @@ def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url:
         assert begun.index((trial, "begun")) > begun.index((trial - 2, "completed"))
 
 
-def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker_names(sqlite_url: str) -> None:
-    """Of a trial the pace alone leaves out its evaluations; here it is off by far."""
+def test_the_expected_end_of_a_trial_follows_the_forecast_and_not_the_speed_that_a_worker_reports(
+    sqlite_url: str,
+) -> None:
+    """A worker's examples per second do not contain evaluations; here they are far too high."""
 
     class Hasty(FaultyWorkerPool):
         def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
@@ -141,10 +132,10 @@ def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker
         one.seen.ended = lambda outcome: ended.setdefault(outcome.trial, one.clock())  # type: ignore[method-assign]
         one.run()
     waits = [ended[trial - 1] - asked[trial] for trial in range(1, 6)]
-    assert max(waits) < 120, "asked for shortly before the end of the one before it"
+    assert max(waits) < 120, "requested shortly before the end of the previous trial"
 
 
-def test_where_there_is_nothing_one_idle_worker_asks_for_all(sqlite_url: str) -> None:
+def test_one_idle_worker_without_an_assignment_asks_for_all(sqlite_url: str) -> None:
     with replayed(sqlite_url, workers=8, budget={"trials": 16}) as one:
         ask, empty = one.coordinator.next_assignment, []
 
@@ -157,10 +148,10 @@ def test_where_there_is_nothing_one_idle_worker_asks_for_all(sqlite_url: str) ->
         one.coordinator.next_assignment = counted  # type: ignore[method-assign]
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 16
-    assert len(empty) <= 16, "once for each end at most, after which there may be something again"
+    assert len(empty) <= 16, "at most once after each end, when there may be an assignment again"
 
 
-def test_at_the_deadline_what_trains_is_paused_and_is_the_first_to_go_on(sqlite_url: str) -> None:
+def test_trials_paused_at_the_deadline_resume_first(sqlite_url: str) -> None:
     budget = {"trials": None, "time": "40m"}
     with replayed(sqlite_url, workers=4, budget=budget) as one:
         one.run()
@@ -173,7 +164,7 @@ def test_at_the_deadline_what_trains_is_paused_and_is_the_first_to_go_on(sqlite_
     assert sorted(assignment.trial for assignment in another.seen.begun[: len(paused)]) == paused
 
 
-def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None:
+def test_the_stop_event_pauses_trials_and_no_other_begins(sqlite_url: str) -> None:
     class Stopping(Seen):
         def ended(self, outcome: Outcome) -> None:
             super().ended(outcome)
@@ -183,14 +174,14 @@ def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None
         one.seen = Stopping()
         one.run()
     found = states(sqlite_url)
-    # Another may have ended in the same moment.
+    # A second trial may have ended at the same moment.
     assert 1 <= found.count(TrialState.COMPLETE) <= 2
     assert found.count(TrialState.WAITING) == len(found) - found.count(TrialState.COMPLETE)
     assert len(found) < 10
 
 
-def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(sqlite_url: str) -> None:
-    """Four runs in a row, as where each evaluation takes longer than the grace: more than a trial may die in."""
+def test_a_worker_killed_after_the_grace_period_costs_no_trial_and_no_worker(sqlite_url: str) -> None:
+    """Four runs in a row, which is more than the number of times that a trial may die."""
     for number in range(4):
         clock = VirtualClock(SIMULATION_START + 24 * HOUR * number)
         with replayed(sqlite_url, workers=2, clock=clock, budget={"trials": None, "time": "10s"}) as one:
@@ -202,7 +193,7 @@ def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(s
     assert states(sqlite_url) == [TrialState.WAITING] * 2
 
 
-def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqlite_url: str) -> None:
+def test_stop_requests_in_the_store_prune_a_trial_or_end_the_search(sqlite_url: str) -> None:
     class Asking(Seen):
         def assigned(self, assignment: Assignment) -> None:
             super().assigned(assignment)
@@ -225,7 +216,7 @@ def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqli
 
 
 @pytest.mark.parametrize("how", ["signal", "deadline", "outside"])
-def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(how: str, sqlite_url: str) -> None:
+def test_the_search_ends_even_if_its_first_worker_is_not_open(how: str, sqlite_url: str) -> None:
     clock, stop = VirtualClock(time.time()), Event()
     with led(study_at(sqlite_url, budget={"time": "1h"}), clock=clock) as coordinator:
         assert not is_ending(coordinator, stop)
@@ -243,7 +234,7 @@ def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(ho
         assert is_ending(coordinator, stop)
 
 
-def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
+def test_deaths_of_workers_cost_no_trial(sqlite_url: str) -> None:
     faults = ReplayFaults(rates={FaultKind.DIE: 0.4}, seed=5)
     with replayed(sqlite_url, workers=3, faults=faults, budget={"trials": 15}) as one:
         one.run()
@@ -252,7 +243,7 @@ def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
     assert rows(sqlite_url, "SELECT count(*) FROM hpo_events WHERE kind = 'completed'") == [(15,)]
 
 
-def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) -> None:
+def test_a_hanging_worker_is_killed_and_its_trial_resumes(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.HANG, trial=1, attempt=1),))
     with replayed(sqlite_url, faults=faults, budget={"trials": 6}) as one:
         one.run(ComputeConfig(hang_minutes=45))
@@ -262,7 +253,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) ->
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6
 
 
-def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
+def test_a_worker_on_which_trials_fail_is_quarantined_and_its_trials_resume_elsewhere(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, worker="replay-1"),))
     with replayed(sqlite_url, workers=3, faults=faults, budget={"trials": 12}) as one:
         one.run()
@@ -271,26 +262,23 @@ def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewher
 
 
 class Forgetful(RemoteFiles):
-    """One that fails with what no remote is expected to fail with."""
+    """Remote files with an unexpected error."""
 
     def remove(self, _folder: Path, _goes: Callable[[str], bool], /) -> None:
         raise KeyError("a name that it should know")
 
 
-def test_whatever_the_removal_of_files_fails_with_is_logged_and_the_search_goes_on(
+def test_any_error_of_the_removal_of_files_is_logged_and_the_search_continues(
     sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with replayed(sqlite_url, budget={"trials": 6}) as one, caplog.at_level(logging.ERROR, "hpo"):
-        Dispatch(
-            one.coordinator, one.pool, one.seen, one.stop, files=tmp_path, remote=Forgetful(),
-            clock=one.clock, ticks=one.clock, listens_seconds=60.0,
-        ).run()  # fmt: skip
+        one.run(files=tmp_path, remote=Forgetful())
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6
     assert "a name that it should know" in caplog.text
 
 
 class Failing(FaultyWorkerPool):
-    """One in which some workers, once their process has died, cannot be started again."""
+    """A pool in which some workers cannot be started again after their process has died."""
 
     unfit: frozenset[str] = frozenset()
 
@@ -309,7 +297,9 @@ def failing(one: ReplayedRun, workers: int, faults: ReplayFaults, unfit: set[str
     one.pool.unfit = frozenset(unfit)
 
 
-def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
+def test_a_worker_that_cannot_be_started_again_is_reported_once_and_its_trials_resume_elsewhere(
+    sqlite_url: str,
+) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.DIE, worker="replay-1"),))
     with replayed(sqlite_url, budget={"trials": 6}) as one:
         failing(one, 2, faults, {"replay-1"})
@@ -318,8 +308,8 @@ def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6
 
 
-def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_left(sqlite_url: str) -> None:
-    """It fails on the one; the other, for which it waits, dies of another trial and cannot be started again."""
+def test_the_last_trial_is_retried_on_the_worker_where_it_failed_if_no_other_is_left(sqlite_url: str) -> None:
+    """It fails on one worker and waits for the other, which dies and cannot be started again."""
     faults = ReplayFaults(
         script=(
             ReplayFault(kind=FaultKind.FAIL, trial=1, attempt=1),
@@ -333,7 +323,7 @@ def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_l
 
 
 class Wearing(FaultyWorkerPool):
-    """One in which a worker is worn after its first trial, and a moment later gone without a word."""
+    """A pool in which a worker takes no more trials after its first one, and then disappears without a message."""
 
     worn: str = "replay-0"
     is_worn = False
@@ -352,7 +342,7 @@ class Wearing(FaultyWorkerPool):
         return said
 
 
-def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_url: str) -> None:
+def test_a_trial_that_waits_for_a_lost_worker_is_given_to_another(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, trial=1, attempt=1, share=0.1),))
     with replayed(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
         one.pool = Wearing(2, GeneratedCurves(3), one.clock, prefetch=0, faults=faults, metric="macro_f1")
@@ -360,14 +350,14 @@ def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
 
-def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_done(sqlite_url: str) -> None:
+def test_a_search_whose_workers_have_disappeared_ends_with_an_error(sqlite_url: str) -> None:
     with replayed(sqlite_url, budget={"trials": 2}) as one:
         one.pool = Wearing(1, GeneratedCurves(3), one.clock, prefetch=0, metric="macro_f1")
         with pytest.raises(TrainingError, match=r"No worker is left to train on, and no other comes\."):
             one.run()
 
 
-def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
+def test_a_search_whose_workers_cannot_be_started_again_ends_with_an_error(sqlite_url: str) -> None:
     faults = ReplayFaults(rates={FaultKind.DIE: 1.0})
     with replayed(sqlite_url, budget={"trials": 6}) as one:
         failing(one, 2, faults, {"replay-0", "replay-1"})
@@ -377,7 +367,7 @@ def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
     assert TrialState.RUNNING not in states(sqlite_url)
 
 
-def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_url: str) -> None:
+def test_an_error_of_every_trial_ends_the_search_with_that_error(sqlite_url: str) -> None:
     faults = ReplayFaults(rates={FaultKind.FAIL: 1.0})
     with (
         replayed(sqlite_url, workers=3, faults=faults, budget={"trials": 40}) as one,
@@ -386,13 +376,13 @@ def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_
         one.run()
     assert "times running" in str(told.value)
     assert str(told.value).startswith("An error was scripted")
-    assert len(one.seen.out) < 2, "devices are not left out one after the other for what is everyone's"
+    assert len(one.seen.out) < 2, "workers are not quarantined for an error of every trial"
     assert TrialState.RUNNING not in states(sqlite_url)
     assert len(plain_trials(sqlite_url)) < 10
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_goes_wrong_nothing_is_lost_and_nothing_is_there_twice(seed: int, sqlite_url: str) -> None:
+def test_under_random_faults_every_trial_ends_once(seed: int, sqlite_url: str) -> None:
     rates = {FaultKind.DIE: 0.15, FaultKind.FAIL: 0.1, FaultKind.HANG: 0.05}
     config: dict[str, Any] = {"budget": {"trials": 20}, "search": {"sampler": "tpe", "pruner": "median"}}
     with replayed(sqlite_url, workers=4, faults=ReplayFaults(rates=rates, seed=seed), **config) as one:

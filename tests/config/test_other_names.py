@@ -1,4 +1,4 @@
-"""Names of other libraries: each is understood as what it means, and one that means something else never is."""
+"""Names of other libraries: each is translated by its meaning, or refused if hpo has nothing with that meaning."""
 
 import dataclasses
 from pathlib import Path
@@ -28,50 +28,28 @@ from hpo.config.parsing import dotted_keys, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.registry import METRICS as SCORES
-from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.space.specs import KEYS
+from tests.config.translated import refusal, space
 
 FIELDS = Hyperparameters.model_fields
 MATERIAL: dict[str, Any] = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}, "space": "encoder"}
 
 
-def space(parameters: dict[str, Any]) -> SearchSpace:
-    return SearchSpace.from_mapping(parameters, "s")
-
-
-def refusal(parameters: dict[str, Any]) -> str:
-    with pytest.raises(SpaceError) as error:
-        space(parameters)
-    return str(error.value)
-
-
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingArguments)])
-def test_every_training_argument_is_understood(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [field.name for library in (TrainingArguments, LoraConfig) for field in dataclasses.fields(library)]
+)
+def test_every_argument_of_trainer_and_of_lora_in_peft_is_known(name: str) -> None:
     assert meaning(name, FIELDS) is not None
-
-
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(LoraConfig)])
-def test_every_argument_of_pefts_lora_is_understood(name: str) -> None:
-    assert meaning(name, FIELDS) is not None
-
-
-def test_a_whole_configuration_of_peft_is_read() -> None:
-    written = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="SEQ_CLS", peft_type="LORA").to_dict()
-    values = {name: sorted(value) if isinstance(value, set) else value for name, value in written.items()}
-    read = space({name: {"value": value} for name, value in (values | {"peft_type": "LORA"}).items()})
-    made = read.hyperparameters(read.default_values())
-    assert (made.method, made.lora_rank, made.lora_alpha, made.lora_targets) == ("lora", 4, 8.0, "q_proj")
-    assert (made.lora_dropout, made.lora_scaling) == (0.0, "standard")
 
 
 @pytest.mark.parametrize(("field", "values"), [("optimizer", OptimizerNames), ("schedule", SchedulerType)])
-def test_every_optimizer_and_schedule_of_trainer_is_taken_or_refused_with_what_to_do(field: str, values: Any) -> None:
+def test_every_optimizer_and_schedule_of_trainer_is_translated_or_refused(field: str, values: Any) -> None:
     known = {normalized(name) for name in (*get_args(FIELDS[field].annotation), *VALUES[field])}
     assert {normalized(value.value) for value in values} <= known
 
 
-def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> None:
+def test_translations_lead_to_names_and_values_of_hpo_and_never_start_from_one() -> None:
     assert {entry.ours for entry in NAMES.values() if isinstance(entry, Alias)} <= FIELDS.keys()
     assert not {normalized(name) for name in NAMES} & {normalized(name) for name in FIELDS}
     for field, values in VALUES.items():
@@ -87,7 +65,7 @@ def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> Non
             assert load_config(values=MATERIAL, overrides=[f"{path}={ours}"])
 
 
-def test_no_name_is_there_twice() -> None:
+def test_no_table_has_a_name_twice() -> None:
     for table in (NAMES, *VALUES.values(), METRICS | LOSSES, STUDY_KEYS):
         names = [normalized(name) for name in table]
         assert len(names) == len(set(names))
@@ -129,19 +107,19 @@ def test_case_dashes_and_prefixes_change_nothing(name: str, ours: str) -> None:
     assert load_config(values=MATERIAL, overrides=[*overrides, f"space.{name}.value={of.get(ours, 1)}"]).space
 
 
-def test_a_prefix_that_every_name_bears_is_taken_off_and_no_other() -> None:
+def test_only_a_prefix_of_all_names_is_removed() -> None:
     read = space({"my-run.lr": {"value": 1e-4}, "my-run.bs": {"values": [4, 8]}})
     assert {one.name for one in read.parameters} == {"learning_rate", "batch_size"}
     assert space({"hp_lr": {"value": 1e-4}, "hp_epochs": {"value": 1}}).largest("epochs") == 1
     assert "unknown hyperparameter 'upper.dropout'" in refusal({"upper.dropout": {"value": 0.1}, "lr": {"value": 0.1}})
 
 
-def test_what_is_nested_as_in_wandb_is_read_flat() -> None:
+def test_nested_parameters_of_wandb_are_flattened() -> None:
     nested = {"optimizer": {"parameters": {"lr": {"value": 0.01}, "name": {"value": "AdamW"}}}}
     assert space(nested) == space({"learning_rate": {"value": 0.01}, "optimizer": {"value": "adamw"}})
 
 
-def test_each_name_and_value_is_said_once() -> None:
+def test_each_translation_is_noted_once() -> None:
     read = space(
         {
             "lr": {"distribution": "loguniform", "low": 1e-5, "high": 1e-3},
@@ -192,7 +170,7 @@ def test_two_names_of_one_hyperparameter_are_refused() -> None:
         ({"distribution": "qrandint", "min": 2, "max": 6, "q": 4}, {"values": [2, 6]}),
     ],
 )
-def test_distributions_of_ray_and_optuna_have_the_same_values(spec: dict[str, Any], same: dict[str, Any]) -> None:
+def test_distributions_of_ray_and_optuna_keep_their_values(spec: dict[str, Any], same: dict[str, Any]) -> None:
     ours, other = space({"epochs": same}), space({"epochs": spec})
     assert list(ours.combinations()) == list(other.combinations())
 
@@ -206,16 +184,16 @@ def test_distributions_of_ray_and_optuna_have_the_same_values(spec: dict[str, An
         {"min": 1e-5, "max": 1e-3, "log": True},
     ],
 )
-def test_a_logarithmic_range_is_one_however_it_is_written(spec: dict[str, Any]) -> None:
+def test_all_notations_of_a_logarithmic_range_are_equal(spec: dict[str, Any]) -> None:
     plain = {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}
     assert space({"learning_rate": spec}) == space({"learning_rate": plain})
 
 
-def test_exponents_of_wandb_are_not_taken_for_values() -> None:
+def test_a_distribution_of_exponents_is_refused() -> None:
     assert "which takes exponents" in refusal({"lr": {"distribution": "log_uniform", "min": -9.0, "max": -3.0}})
 
 
-def test_accumulated_batches_are_those_of_a_step() -> None:
+def test_gradient_accumulation_is_multiplied_into_the_batch_size() -> None:
     read = space({"grad_accum": {"values": [1, 4]}, "per_device_train_batch_size": {"values": [4, 16]}})
     assert read == space({"batch_size": {"values": [4, 16, 64]}})
     assert "grad_accum times per_device_train_batch_size" in read.notes[-1]
@@ -225,14 +203,14 @@ def test_accumulated_batches_are_those_of_a_step() -> None:
     assert "give the products as `batch_size: {values: [...]}`" in refusal({"gas": {"values": [1, 2]}})
 
 
-def test_what_adam_alone_reads_is_kept_to_it_as_trainer_does() -> None:
+def test_parameters_of_adam_only_apply_to_adam_as_in_trainer() -> None:
     both = {"optim": {"values": ["adamw_torch", "adafactor"]}, "adam_beta1": {"min": 0.8, "max": 0.95}}
     ours = {"min": 0.8, "max": 0.95, "when": {"optimizer": ["adamw"]}}
     assert space(both) == space({"optimizer": {"values": ["adamw", "adafactor"]}, "beta1": ours})
     assert space({"optim": {"value": "sgd"}, "adam_epsilon": {"value": 1e-8}}).parameters[0].name == "optimizer"
 
 
-def test_what_belongs_to_the_script_is_left_out_with_one_note() -> None:
+def test_settings_of_a_training_script_are_left_out_with_one_note() -> None:
     script = {
         "output_dir": {"value": "x"},
         "fp16": {"values": [True, False]},
@@ -250,90 +228,12 @@ def test_what_belongs_to_the_script_is_left_out_with_one_note() -> None:
     )
 
 
-def test_names_of_peft_are_those_of_lora_and_imply_it() -> None:
-    read = space(
-        {
-            "lora_r": {"values": [4, 8]},
-            "lora-alpha": {"value": 16},
-            "target_modules": {"values": ["all", ["q_proj", "v_proj"]]},
-            "use_rslora": {"value": True},
-        }
-    )
-    assert read == space(
-        {
-            "lora_rank": {"values": [4, 8]},
-            "lora_alpha": {"value": 16},
-            "lora_targets": {"values": ["all-linear", "q_proj,v_proj"]},
-            "lora_scaling": {"value": "rslora"},
-            "method": {"value": "lora"},
-        }
-    )
-    assert read.notes == (
-        "lora_r is taken for lora_rank.",
-        "lora-alpha is taken for lora_alpha.",
-        "target_modules is taken for lora_targets.",
-        "lora_targets all is taken for all-linear.",
-        "use_rslora is taken for lora_scaling.",
-        "lora_scaling true is taken for rslora.",
-        "lora_r, lora-alpha, target_modules and use_rslora are of LoRA, so method is lora.",
-    )
-    assert space({"lora_rank": {"value": 4}}).notes == ("lora_rank is of LoRA, so method is lora.",)
-    assert "leave lora_rank out" in refusal({"lora_rank": {"value": 4}, "method": {"value": "full"}})
-
-
-def test_a_nested_adapter_is_read_flat_and_its_alpha_is_not_that_of_rmsprop() -> None:
-    nested = {"lora": {"parameters": {"r": {"value": 8}, "alpha": {"value": 16}, "dropout": {"value": 0.1}}}}
-    made = space(nested).hyperparameters(space(nested).default_values())
-    assert (made.method, made.lora_rank, made.lora_alpha, made.lora_dropout) == ("lora", 8, 16.0, 0.1)
-    assert (made.alpha, made.dropout) == (None, None)
-
-
-def test_a_list_of_modules_is_one_value() -> None:
-    assert space({"target_modules": ["q_proj", "v_proj"]}) == space({"lora_targets": {"value": "q_proj,v_proj"}})
-    assert space({"lora_targets": ["mlp", "attention"]}) == space({"lora_targets": {"values": ["mlp", "attention"]}})
-
-
-@pytest.mark.parametrize(
-    ("switch", "method", "rank"),
-    [
-        ({"value": True}, {"value": "lora"}, {"values": [4, 8]}),
-        ({"values": [True, False]}, {"values": ["lora", "full"]}, {"values": [4, 8], "when": {"method": ["lora"]}}),
-        ({"value": False}, {"value": "full"}, None),
-    ],
-)
-def test_a_switch_for_lora_says_the_method(switch: dict[str, Any], method: Any, rank: dict[str, Any] | None) -> None:
-    ours = {"method": method} | ({"lora_rank": rank} if rank else {})
-    assert space({"lora_r": {"values": [4, 8]}, "use_peft": switch}).to_mapping() == space(ours).to_mapping()
-
-
-def test_what_of_peft_changes_nothing_is_left_out_and_the_rest_refused_with_its_reason() -> None:
-    usual = {
-        "init_lora_weights": True, "modules_to_save": ["classifier", "score"], "bias": "none", "rank_pattern": {},
-        "task_type": "SEQ_CLS", "use_dora": False,
-    }  # fmt: skip
-    read = space({"r": {"value": 8}} | {name: {"value": value} for name, value in usual.items()})
-    assert read.parameters == space({"lora_rank": {"value": 8}}).parameters
-    for name in usual:
-        assert name in read.notes[-1]
-    other = {"init_lora_weights": "pissa", "modules_to_save": ["lm_head"], "bias": "all", "use_dora": True}
-    other |= {"dpo.beta": 0.1}
-    said = refusal({"r": {"value": 8}} | {name: {"value": value} for name, value in other.items()})
-    for name, reason in {
-        "init_lora_weights": "LoRA begins at no change",
-        "modules_to_save": "beside LoRA the head trains",
-        "bias": "no biases train",
-        "use_dora": "DoRA and other variants of LoRA are not there",
-        "dpo.beta": "preference tuning, such as DPO",
-    }.items():
-        assert f"{name}: {reason}" in said
-
-
-def test_a_plain_value_of_adam_is_refused_in_a_sentence() -> None:
+def test_a_plain_value_is_refused_with_the_notation_of_a_constant() -> None:
     assert "must be keys and values; for a constant write `value: 0.9`" in refusal({"adam_beta1": 0.9})
 
 
 @pytest.mark.parametrize("name", [name for name, entry in NAMES.items() if isinstance(entry, Unsupported)])
-def test_what_would_train_something_else_is_refused_with_what_to_do(name: str) -> None:
+def test_a_setting_that_hpo_does_not_have_is_refused_with_a_remedy(name: str) -> None:
     entry = NAMES[name]
     assert isinstance(entry, Unsupported)
     assert refusal({name: {"values": [1, 2]}, "epochs": {"value": 1}}) == f"Space s: {name}: {entry.how}."
@@ -359,11 +259,11 @@ def test_what_would_train_something_else_is_refused_with_what_to_do(name: str) -
         ("value_of_it", "value_of_it", False),
     ],
 )
-def test_metrics_are_found_behind_the_part_of_the_data(name: str, ours: str, is_loss: bool) -> None:
+def test_a_metric_is_recognised_after_the_name_of_a_split(name: str, ours: str, is_loss: bool) -> None:
     assert metric_of(name) == (ours, is_loss)
 
 
-def test_keys_and_values_of_a_study_file_are_understood_and_said(tmp_path: Path) -> None:
+def test_keys_and_values_of_a_study_file_are_translated_with_notes(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     content = {
         "study_name": "s",
@@ -391,7 +291,7 @@ def test_keys_and_values_of_a_study_file_are_understood_and_said(tmp_path: Path)
     )
 
 
-def test_overrides_go_by_any_name_to_the_parameter_that_is_there() -> None:
+def test_an_override_under_any_name_changes_the_parameter_in_the_space() -> None:
     written = {"lr": {"min": 1e-5, "max": 1e-3}, "training.epochs": {"value": 2}}
     overrides = ["space.learning_rate.max=1e-2", "space.n_epochs.value=3", "n_trials=5", "space.wd.value=0.1"]
     study, notes = load_study(values=MATERIAL | {"space": written, "budget": {"trials": 9}}, overrides=overrides)
@@ -415,7 +315,7 @@ def test_overrides_go_by_any_name_to_the_parameter_that_is_there() -> None:
         ("budget.trails=5", "Did you mean 'budget.trials'?"),
     ],
 )
-def test_an_override_that_leads_nowhere_says_what_it_means(override: str, said: str) -> None:
+def test_an_unknown_override_is_refused_with_a_suggestion(override: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         load_config(values=MATERIAL, overrides=[override])
     assert said in str(error.value)
@@ -432,11 +332,11 @@ def test_an_override_that_leads_nowhere_says_what_it_means(override: str, said: 
         ("r", "Here it is lora_rank."),
     ],
 )
-def test_advice_on_a_single_configuration(name: str, said: str) -> None:
+def test_an_unknown_hyperparameter_gets_a_suggestion(name: str, said: str) -> None:
     assert advice(name, FIELDS).startswith(said)
 
 
-def test_counts_of_steps_are_shares_of_these_texts() -> None:
+def test_a_number_of_warmup_steps_needs_the_number_of_examples_to_become_a_share() -> None:
     read = space({"warmup_steps": {"values": [0, 10]}, "bs": {"values": [8, 16]}, "epochs": {"values": [1, 2]}})
     assert [one.name for one in read.counted] == ["warmup_steps"]
     with pytest.raises(SpaceError, match="steps \\* batch_size / \\(training examples \\* epochs\\)"):
@@ -464,7 +364,7 @@ def test_counts_of_steps_are_shares_of_these_texts() -> None:
         ),
     ],
 )
-def test_other_counts_likewise(parameters: dict[str, Any], said: str) -> None:
+def test_other_counts_are_converted_with_the_number_of_examples(parameters: dict[str, Any], said: str) -> None:
     read = space(parameters)
     (counted,) = read.counted
     assert said in counted.explain(100, read.values_or_ends("batch_size"), read.values_or_ends("epochs"), "s")

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -32,13 +33,18 @@ def console() -> Console:
     return Console(width=None if os.isatty(1) else 200, highlight=False, markup=False)
 
 
-def table_of(
-    columns: Iterable[str], *, left: Collection[str] = (), title: str | None = None, no_wrap: bool = False
-) -> Table:
-    """Return a table without rows; the columns `left` are aligned left, the others, with numbers, right."""
+def table_of(columns: Iterable[str], *, left: Collection[str] = (), title: str | None = None, **options: Any) -> Table:
+    """Return a table without rows; the columns `left` are aligned left, the others, with numbers, right.
+
+    Args:
+        columns: headings.
+        left: columns that are aligned left.
+        title: title of the table.
+        options: rich's options of each column.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right", no_wrap=no_wrap)
+        table.add_column(column, justify="left" if column in left else "right", **options)
     return table
 
 
@@ -231,9 +237,7 @@ def print_space(space: SearchSpace) -> None:
     """Print a space with one parameter per line, and the sources of its ranges if it has any."""
     columns = ["hyperparameter", "values", "only when", "default"]
     columns += ["source"] if any(one.source for one in space.parameters) else []
-    table = Table(title=f"Space {space.name}", title_justify="left", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = table_of(columns, left=columns, title=f"Space {space.name}", overflow="fold")
     for one in space.parameters:
         cells = (one.name, one.describe_values(), one.describe_condition(), as_yaml(one.default), one.source)
         table.add_row(*cells[: len(columns)])

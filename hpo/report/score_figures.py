@@ -146,9 +146,9 @@ def _add_references(figure: "Figure", data: ReportData, ends: tuple[float, float
         ends: ends of the time axis.
         lowest: lowest score of a completed trial.
     """
-    default, verdict = data.results.default, data.verdict
+    default, verdict = data.results.completed_default, data.verdict
     lines: list[tuple[str, float, str, str]] = []
-    if default is not None and default.state == "COMPLETE" and default.score is not None:
+    if default is not None and default.score is not None:
         lines.append(("the default", default.score, RED, "dash"))
     lines += [
         (name, score, VIOLET, dash) for (name, score, _), dash in zip(data.baselines, cycle(DASHES), strict=False)
@@ -209,7 +209,7 @@ def confusion_matrix(data: ReportData) -> "Figure | str":
     counts, labels = found.scores.confusion, tuple(found.scores.per_class)
     if not counts:
         return "The scores of this study have no confusion matrix."
-    names = [plotly_text(label, 24) for label in labels] or [f"class {place}" for place in range(len(counts))]
+    names = [plotly_text(label, 24) for label in labels]
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     places = list(range(len(names)))
     figure = empty_figure(min(900, 170 + 34 * len(names)), xaxis={"title": "predicted"}, yaxis={"title": "label"})

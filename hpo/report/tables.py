@@ -68,8 +68,8 @@ def unconfirmed(data: ReportData) -> tuple[str, ...]:
         "selection bias."
     )
     unknown = "Whether it is better than the default on new examples, and by how much, was not confirmed."
-    default = results.default
-    if default is None or default.score is None or default.state != "COMPLETE":
+    default = results.completed_default
+    if default is None or default.score is None:
         second = "The search did not train the default configuration to its end, so there is nothing to compare with."
     elif default.number == best.number:
         second = "It is the default configuration: the search has found no better one."
@@ -158,16 +158,14 @@ def _sampled(trial: TrialResult, name: str) -> str:
     return value_text(trial.configuration[name], 3) if found else "–"
 
 
-def hyperparameters(trial: TrialResult | None) -> ReportTable | None:
+def hyperparameters(trial: TrialResult) -> ReportTable | None:
     """Return the exact values that a trial was trained with, the searched ones first."""
-    if trial is None:
-        return None
     ordered = sorted(trial.trained_with.items(), key=lambda pair: pair[0] not in trial.sampled)
     rows = [(name, _exact(value), "searched" if name in trial.sampled else "") for name, value in ordered]
     return _table(("hyperparameter", "value", ""), rows)
 
 
-def classes(scores: Scores | None) -> ReportTable | None:
+def classes(scores: Scores) -> ReportTable | None:
     """Return the scores of each label; None if there are none."""
     rows = [
         (
@@ -175,7 +173,7 @@ def classes(scores: Scores | None) -> ReportTable | None:
             *(scored(row[name]) for name in ("precision", "recall", "f1")),
             f"{row['support']:.0f}",
         )
-        for label, row in (scores.per_class if scores else {}).items()
+        for label, row in scores.per_class.items()
     ]
     return _table(("label", "precision", "recall", "F1", "examples"), rows)
 

@@ -5,6 +5,7 @@ starts processes where there is room, passes messages in both directions, and re
 """
 
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -143,7 +144,8 @@ class RemoteWorkerPool:
             most: most parallel workers; None for as many as there is room for.
             hang: seconds after which a worker that is not open is killed.
         """
-        self._launcher, self._most, self._hang = launcher, most, hang
+        self._launcher, self._hang = launcher, hang
+        self._most = math.inf if most is None else most
         self._room = launcher.room
         self._workers: dict[WorkerId, _Connected] = {}
         self._ids: dict[str, WorkerId] = {}
@@ -169,7 +171,7 @@ class RemoteWorkerPool:
     @property
     def size(self) -> int:
         """Number of workers that were requested, at most those for which there was room at the start."""
-        return min(self._room, self._most or self._room)
+        return int(min(self._room, self._most))
 
     @property
     def capacities(self) -> Mapping[str, Capacity]:
@@ -194,7 +196,7 @@ class RemoteWorkerPool:
     def begin(self, precision: Precision, slots: int = 1) -> None:
         """Start the other workers; all workers use `precision` and that many slots."""
         self.lead.use(precision, slots)
-        self._launcher.wanted = DesiredWorkers(workers=self._most_workers, precision=precision, slots=slots)
+        self._launcher.wanted = DesiredWorkers(workers=self._most, precision=precision, slots=slots)
         for one in self._workers.values():
             one.capacity = replace(one.capacity, slots=slots)
 
@@ -203,7 +205,7 @@ class RemoteWorkerPool:
         one = self._workers[self._ids[worker]]
         one.held.add((assignment.trial, assignment.attempt))
         # An assignment shows that there is work for more workers.
-        self._launcher.wanted = replace(self._launcher.wanted, workers=self._most_workers)
+        self._launcher.wanted = replace(self._launcher.wanted, workers=self._most)
         self._launcher.tell(one.id, assignment)
 
     def apply(self, worker: str, decision: Decision) -> None:
@@ -242,10 +244,6 @@ class RemoteWorkerPool:
         """End all workers."""
         self._launcher.wanted = DesiredWorkers(workers=0)
         self._launcher.close()
-
-    @property
-    def _most_workers(self) -> float:
-        return float("inf") if self._most is None else self._most
 
     @property
     def _has_begun(self) -> bool:

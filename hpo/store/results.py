@@ -260,6 +260,12 @@ class StudyResults:
         return next(iter(sound or of_default), None)
 
     @property
+    def completed_default(self) -> TrialResult | None:
+        """The default if it has completed; else None."""
+        default = self.default
+        return default if default is not None and default.state == "COMPLETE" else None
+
+    @property
     def best(self) -> TrialResult:
         """The best completed trial.
 

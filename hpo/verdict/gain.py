@@ -37,9 +37,10 @@ class Gain:
 
 def scored(standing: Standing, results: StudyResults) -> Standing:
     """Return a study's progress, with the scores that determine its gain if its default has completed."""
-    if results.default is None or results.default.state != "COMPLETE" or results.default.validation is None:
+    default = results.completed_default
+    if default is None or default.validation is None:
         return standing
-    return ScoredStanding(**asdict(standing), default=results.default.validation, others=_others(results))
+    return ScoredStanding(**asdict(standing), default=default.validation, others=_others(results))
 
 
 def _others(results: StudyResults) -> dict[int, float]:
@@ -49,8 +50,8 @@ def _others(results: StudyResults) -> dict[int, float]:
 
 def gain_so_far(results: StudyResults) -> Gain | None:
     """Return the gain of a study; None if too few trials have completed, or the noise of its metric is unknown."""
-    default = results.default
-    if default is None or default.state != "COMPLETE" or default.validation is None:
+    default = results.completed_default
+    if default is None or default.validation is None:
         return None
     of_default = [trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by == "default"]
     return gain_over_default(

@@ -8,7 +8,7 @@ the same seeds.
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def next_trial(race: Race, state: RaceState) -> int | None:
 def in_contention(race: Race, state: RaceState) -> tuple[int, ...]:
     """Return the trials that still get seeds: the default, and the remaining finalists."""
     left, _ = _halved(race, state)
-    return race.entrants[: len(race.entrants) - len(race.finalists)] + tuple(left)
+    return replace(race, finalists=tuple(left)).entrants
 
 
 def _halved(race: Race, state: RaceState) -> tuple[list[int], int]:

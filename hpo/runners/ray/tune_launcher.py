@@ -40,19 +40,19 @@ SECONDS_TO_END = 3.0
 """Seconds to wait for Tune at the end; disconnecting from the cluster ends the rest of it."""
 
 
-class _NotPickled:
-    """Base of objects that are pickled without their attributes, which belong to this process."""
+class _OfLauncher:
+    """Base of Tune's helpers over a launcher, pickled without their attributes, which belong to this process."""
+
+    def __init__(self, launcher: "TuneLauncher") -> None:
+        super().__init__()
+        self._launcher = launcher
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class WorkerSearcher(_NotPickled, Searcher):
+class WorkerSearcher(_OfLauncher, Searcher):
     """Search algorithm of Tune that proposes workers one by one, as long as the launcher wants one more."""
-
-    def __init__(self, launcher: "TuneLauncher") -> None:
-        super().__init__(metric=None, mode="max")
-        self._launcher = launcher
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next worker to place; None if none is wanted now, `FINISHED` at the end."""
@@ -68,12 +68,8 @@ class WorkerSearcher(_NotPickled, Searcher):
         """Do nothing: the scheduler handles it. Without this method Tune would end as soon as one worker ends."""
 
 
-class WorkerScheduler(_NotPickled, FIFOScheduler):
+class WorkerScheduler(_OfLauncher, FIFOScheduler):
     """Scheduler of Tune that passes on the messages of workers, and stops no worker."""
-
-    def __init__(self, launcher: "TuneLauncher") -> None:
-        super().__init__()
-        self._launcher = launcher
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pass on the messages of a worker."""
@@ -102,11 +98,8 @@ class WorkerScheduler(_NotPickled, FIFOScheduler):
         self._launcher.pass_on(trial.trial_id, WorkerLost(reason="It was not opened."))
 
 
-class StopAtClosing(_NotPickled, tune.Stopper):
+class StopAtClosing(_OfLauncher, tune.Stopper):
     """Stops Tune when the launcher is closed, even if workers still wait for room."""
-
-    def __init__(self, launcher: "TuneLauncher") -> None:
-        self._launcher = launcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stop no single worker."""

@@ -20,6 +20,7 @@ from hpo.config.parsing import Typed, read_model
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Assignment, Ending
 from hpo.search.pruners import LAST_RUNG, milestones, passes_of
+from hpo.space.domains import is_number
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import Database
 from hpo.store.results import Evaluation, TrialResult, read_history, read_search
@@ -324,24 +325,20 @@ def distance(apart: Mapping[str, Difference], one: Hyperparameters, other: Hyper
 
 
 def _difference(known: Sequence[Any]) -> Difference:
-    numbers = [value for value in known if _is_number(value)]
+    numbers = [value for value in known if is_number(value)]
     low, high = min(numbers, default=0), max(numbers, default=0)
     if low == high:
         return lambda one, other: float(one != other)
     on_log_scale = low > 0 and high / low >= DECADE
 
     def difference(one: Any, other: Any) -> float:
-        if not (_is_number(one) and _is_number(other)):
+        if not (is_number(one) and is_number(other)):
             return float(one != other)
         if on_log_scale and min(one, other) > 0:
             return abs(math.log(one / other)) / math.log(high / low)
         return abs(float(one - other)) / (high - low)
 
     return difference
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shape(curve: Curve) -> _RecordedShape:

@@ -232,7 +232,7 @@ def test_only_a_few_places_below_the_promoted_ones_are_paused(sqlite_url: str) -
     ended = promoted(sqlite_url, [0.1, *(1 - number / 100 for number in range(8)), 0.05])
     first = {trial: ending for trial, attempt, ending in ended if attempt == 1}
     assert first == dict.fromkeys(range(9), "paused") | {9: "pruned"}
-    assert {trial for trial, _, ending in ended if ending == "completed"} == {0, 1}
+    assert {0, 1} <= {trial for trial, _, ending in ended if ending == "completed"}
 
 
 def test_where_no_other_trial_comes_the_best_that_waits_is_trained_to_its_end(sqlite_url: str) -> None:

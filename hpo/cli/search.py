@@ -33,7 +33,7 @@ DEMO: dict[str, Any] = {
     "study": "demo",
     "space": "quickstart",
     "evaluation.full_reports": 2,
-    "budget.trials": 40,
+    "budget.trials": 30,
     "confirmation.finalists": 1,
     "confirmation.share": 0.5,
     "confirmation.validation_share": 0.5,

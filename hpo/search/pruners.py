@@ -79,8 +79,8 @@ def partial_rungs(config: StudyConfig, passes: float, maximum_passes: float) -> 
     if config.pruner != "promotion":
         return evenly_spaced(config.evaluation.rungs)
     shares = (config.first_rung * config.reduction_factor**power for power in range(10))
-    before_end = itertools.takewhile(lambda share: share < LAST_RUNG, shares)
-    return tuple(sorted({max(1, round(share * passes / maximum_passes)) for share in before_end}))
+    saving = itertools.takewhile(lambda share: share <= LAST_PAUSE, shares)
+    return tuple(sorted({max(1, round(share * passes / maximum_passes)) for share in saving}))
 
 
 def most_paused(config: StudyConfig) -> int:
@@ -167,6 +167,8 @@ def _rows_left(
 
 MAX_TRIALS_AT_A_RUNG = 4
 """Most finished trials with a score at a rung that the median and the percentile pruner wait for."""
+LAST_PAUSE = 667
+"""Share of its training, in per mille, after which promotion pauses no trial, because too little is left to save."""
 PLACES_PAUSED = 4
 """Places below the last promoted trial of a rung whose trials are paused; trials below them are pruned."""
 

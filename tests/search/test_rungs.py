@@ -9,7 +9,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import split_examples
 from hpo.messages import Dimensions, Milestone
-from hpo.search.pruners import evenly_spaced, fold_milestones, milestones, with_evaluation_defaults
+from hpo.search.pruners import evenly_spaced, fold_milestones, milestones, partial_rungs, with_evaluation_defaults
 from hpo.search.trial_sizes import Workload
 from hpo.space.search_space import SearchSpace
 
@@ -70,6 +70,22 @@ def test_full_evaluations_are_spread_evenly_over_the_trial(maximum: int, data: s
 def test_a_trial_on_half_of_the_texts_ends_where_one_of_half_the_epochs_does() -> None:
     half_the_texts = milestones(passes=4 * 0.5, maximum_passes=4, common=evenly_spaced(8), full_reports=2)
     assert half_the_texts == milestones(passes=2, maximum_passes=4, common=evenly_spaced(8), full_reports=2)
+
+
+@pytest.mark.parametrize(
+    ("factor", "rungs"), [(2, (31, 62, 124, 248)), (3, (31, 93, 279)), (4, (31, 124)), (20, (31,))]
+)
+def test_promotion_has_rungs_at_shares_of_a_trial_and_none_near_its_end(factor: int, rungs: tuple[int, ...]) -> None:
+    """Of a trial of half the length of the longest, from 1/16 on."""
+    config = load_config(
+        values={
+            "study": "s",
+            "model": {"name": "m"},
+            "data": {"train": "t.csv"},
+            "search": {"reduction_factor": factor},
+        }
+    )
+    assert partial_rungs(config, 5, 10) == rungs
 
 
 @given(st.integers(2, 50))
@@ -137,7 +153,7 @@ def test_evaluation_takes_a_tenth_of_a_trial_where_validation_is_a_quarter_of_it
 
 @pytest.mark.parametrize(
     ("rows", "validation_rows", "fulls", "part"),
-    [(600, 150, 1, 41), (600, 60, 1, 56), (10_000, 2500, 2, 200), (10_000, 1000, 5, 166), (600, 152, 6, 200)],
+    [(600, 150, 1, 50), (600, 60, 1, 68), (10_000, 2500, 2, 200), (10_000, 1000, 5, 185), (600, 152, 6, 200)],
 )
 def test_fewer_full_evaluations_where_more_would_take_long(
     rows: int, validation_rows: int, fulls: int, part: int
@@ -151,7 +167,7 @@ def test_what_is_asked_for_stands() -> None:
     assert evaluated(EPOCHS, 600, 150, full_reports=4, rung_rows=50).evaluation.full_reports == 4
     assert evaluated(EPOCHS, 600, 150, full_reports=4, rung_rows=50).evaluation.rung_rows == 50
     assert evaluated(EPOCHS, 600, 150, full_reports=4).evaluation.rung_rows == 100
-    assert evaluated(EPOCHS, 600, 60, rung_rows=30).evaluation.full_reports == 2
+    assert evaluated(EPOCHS, 600, 60, rung_rows=30).evaluation.full_reports == 3
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from hpo.store.study_store import RUNGS_ATTRIBUTE
 
 LAST_RUNG = 1000
 """Rung at the end of the longest trial."""
+LATEST_SHARE = 900
+"""Share of a trial, in per mille, from which on `promotion` does not pause it: it would save little, and lose the
+score at the end."""
 SMALL_SHARE = 0.25
 """Largest ratio of validation rows to training rows of a trial for which its evaluation time is limited."""
 MOST_OF_A_TRIAL = 0.1
@@ -79,8 +82,9 @@ def partial_rungs(config: StudyConfig, passes: float, maximum_passes: float) -> 
     if config.pruner != "promotion":
         return evenly_spaced(config.evaluation.rungs)
     shares = (config.first_rung * config.reduction_factor**power for power in range(10))
-    saving = itertools.takewhile(lambda share: share <= LAST_PAUSE, shares)
-    return tuple(sorted({max(1, round(share * passes / maximum_passes)) for share in saving}))
+    before_end = itertools.takewhile(lambda share: share < LATEST_SHARE, shares)
+    # In a very short trial several are at 1, and each counts, because trials are compared at the same share.
+    return tuple(max(1, round(share * passes / maximum_passes)) for share in before_end)
 
 
 def most_paused(config: StudyConfig) -> int:
@@ -167,8 +171,6 @@ def _rows_left(
 
 MAX_TRIALS_AT_A_RUNG = 4
 """Most finished trials with a score at a rung that the median and the percentile pruner wait for."""
-LAST_PAUSE = 667
-"""Share of its training, in per mille, after which promotion pauses no trial, because too little is left to save."""
 PLACES_PAUSED = 4
 """Places below the last promoted trial of a rung whose trials are paused; trials below them are pruned."""
 

@@ -115,8 +115,8 @@ class Dispatch:
         self._steered_at = clock()
         self._pausing_since: float | None = None
         self._failure: str | None = None
-        self._with_weights: Set[int] | None = None
-        """Trials whose weights were needed when files were last removed."""
+        self._needed: tuple[Set[int], Set[int]] | None = None
+        """Trials whose checkpoints, and those whose weights, were needed when files were last removed."""
         self._removing = ThreadPoolExecutor(1, "removes")
 
     def run(self) -> None:
@@ -332,13 +332,14 @@ class Dispatch:
     def _remove_files(self, files: Path, ended: int) -> None:
         """Remove files that are no longer needed: of all trials at first, later of the ended one, in the background."""
         unfinished, with_weights = self._coordinator.files_needed()
-        if self._with_weights is None:
+        if self._needed is None:
             keep_only(files, unfinished, with_weights, self._remote)
         else:
-            over = ({ended} | (self._with_weights - with_weights)) - unfinished
+            # The end of one trial may prune others that are paused.
+            over = ({ended} | (self._needed[0] | self._needed[1]) - with_weights) - unfinished
             removal = self._removing.submit(keep_only, files, unfinished, with_weights, self._remote, among=over)
             removal.add_done_callback(_log_failure)
-        self._with_weights = with_weights
+        self._needed = unfinished, with_weights
 
     def _lose(self, worker: str, lost: WorkerLost) -> None:
         """End the attempts of a lost worker; a trial is charged with its death if no other was training with it.

@@ -124,9 +124,13 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
 
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that must not change; keys newer than the study have their defaults."""
+    """Return the settings that must not change; keys newer than the study have their defaults.
+
+    The first rung may change, like the pruner whose default it follows.
+    """
     defaults = {"model": ModelConfig(name="", dtype="fp32"), "task": TaskConfig(), "evaluation": EvaluationConfig()}
     completed = {name: section.model_dump(mode="json") | configuration[name] for name, section in defaults.items()}
+    completed["evaluation"].pop("first_rung")
     return {key: value for key, value in {**configuration, **completed}.items() if key not in CHANGEABLE}
 
 

@@ -245,10 +245,11 @@ def test_a_study_is_not_gone_on_with_on_other_data(database_url: str) -> None:
     assert everything(database_url) == before
 
 
-def test_budget_store_search_and_compute_may_change(sqlite_url: str) -> None:
+def test_budget_store_search_first_rung_and_compute_may_change(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)):
         pass
     changes = {"store": {"files": "elsewhere"}, "search": {"sampler": "tpe", "pruner": "median"}}
+    changes |= {"evaluation": {"first_rung": None}}
     with led(study_at(sqlite_url, budget={"trials": 5}, compute={"device": "cpu"}, **changes)) as coordinator:
         assert len(search(coordinator)) == 5
 

@@ -217,8 +217,12 @@ class Coordinator:
 
     @verb
     def prune_held_back(self) -> None:
-        """Prune the trials that are paused and were not promoted, because the search is over."""
-        self._prune_held_back("Not promoted before the search ended.")
+        """Prune the trials that are paused and were not promoted, because the search is over.
+
+        If none has completed, the best at each rung stays paused, so that the next run resumes what has begun.
+        """
+        completed = self._store.trials.statistics().states[TrialState.COMPLETE]
+        self._prune_held_back("Not promoted before the search ended.", at_least=0 if completed else 1)
 
     def end(self, reason: str) -> None:
         """Record that this run is over, with the reason."""
@@ -388,10 +392,15 @@ class Coordinator:
         return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
     def _judge(self, report: Report) -> Action:
-        self._store.trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
         promotion, trials, action = self._promotion, self._store.trials, Action.CONTINUE
-        if report.decides and trials.should_prune(report.trial, enqueued=promotion is not None):
-            if promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all()):
+        reached = trials.get(report.trial).last_step
+        # A trial that was resumed without its checkpoint repeats rungs, at which it would be paused again and again.
+        repeats = promotion is not None and reached is not None and report.rung <= reached
+        trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
+        if report.decides and not repeats and trials.should_prune(report.trial, enqueued=promotion is not None):
+            if self._store.events.has(AUDIT_EVENT, report.trial):
+                action = Action.CONTINUE
+            elif promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all()):
                 action = Action.PAUSE
             elif not self._is_audited(report.trial):
                 action = Action.STOP
@@ -399,10 +408,10 @@ class Coordinator:
         self.forecasts.reported(report)
         return action
 
-    def _prune_held_back(self, reason: str, places: int = 0) -> None:
-        """Prune the paused trials that are more than `places` places below the promoted ones."""
+    def _prune_held_back(self, reason: str, *, places: int = 0, at_least: int = 0) -> None:
+        """Prune the paused trials that are more than `places` places below the promoted ones, at least `at_least`."""
         if self._promotion is not None:
-            for trial in self._promotion.held_back(self._store.trials.get_all(), places=places):
+            for trial in self._promotion.held_back(self._store.trials.get_all(), places=places, at_least=at_least):
                 self._endings.prune_waiting(trial.number, reason)
 
     def _is_audited(self, trial: int) -> bool:

@@ -63,7 +63,7 @@ class Faults:
     _others_do_well: set[str] = field(default_factory=set)
     """Suspected workers, if a trial has ended normally on another worker since their failure."""
     _running: list[_Failure] = field(default_factory=list)
-    """Failures since a trial last ended normally."""
+    """Failures since a trial last ended normally, or was paused after progress."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """Workers that get no more trials, with the reason in a sentence."""
     _breaker: str | None = None
@@ -82,6 +82,10 @@ class Faults:
             return Fault.TRIAL
         self._quarantine_if_struck(worker)
         return Fault.ELSEWHERE
+
+    def advanced(self) -> None:
+        """Record that a trial was paused after progress, so that the failures before it are no longer in a row."""
+        self._running.clear()
 
     def died(self, trial: int, worker: str) -> None:
         """Record that a worker's process died while training a trial, which counts as a failure on that worker."""
@@ -246,6 +250,8 @@ class Endings:
         worker = ends[-1].worker
         match outcome.ending:
             case Ending.PAUSED:
+                if ends[-1].seen > max((end.seen for end in ends[:-1]), default=0):
+                    self.faults.advanced()
                 return True
             case Ending.FAILED:
                 return self._fault(outcome, worker) is Fault.ELSEWHERE

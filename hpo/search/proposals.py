@@ -121,7 +121,7 @@ class Proposals:
             self.store.study.enqueue_trial(self._default())
         waits = self.store.trials.get_all(TrialState.WAITING)
         must_train = self._must_train(request)
-        paused = any(trial.intermediate_values for trial in waits)
+        paused = {trial.number for trial in waits if trial.intermediate_values}
         # Forget deferred trials that were pruned, and those of a transaction that was rolled back.
         numbers = {trial.number for trial in waits}
         self._deferred = {number: known for number, known in self._deferred.items() if number in numbers}
@@ -135,7 +135,7 @@ class Proposals:
                 self.store.trials.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
-            forced = must_train and (waiting is not None or not paused)
+            forced = must_train and (not paused or waiting in paused)
             if forced or self.forecasts.fits(trial.number, hyperparameters, request.seconds):
                 return self._begun(trial.number, hyperparameters, request)
             self._defer(trial.number, hyperparameters)
@@ -162,6 +162,7 @@ class Proposals:
         most = self.config.budget.most_trials
         allowed = math.inf if most is None else most - self.store.trials.count()
         if self._has_stalled():
+            yield from self._resumed(self._promoted_last(request), request, must_train)
             return
         while len(self._deferred) < MAX_DEFERRED and allowed > 0 and not self._has_tried_all():
             yield None, None

@@ -37,4 +37,4 @@ def test_checkpoints_of_trials_outranked_while_they_were_paused_are_removed(sqli
     trials = plain_trials(sqlite_url)
     assert any(trial.state == TrialState.PRUNED and newest[trial.number] is Ending.PAUSED for trial in trials)
     waiting = {trial.number for trial in trials if trial.state == TrialState.WAITING}
-    assert {path.name for path in tmp_path.iterdir()} == {f"trial-{number:04d}" for number in waiting}
+    assert {path.name for path in tmp_path.glob("trial-*")} == {f"trial-{number:04d}" for number in waiting}

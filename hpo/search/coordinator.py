@@ -398,12 +398,9 @@ class Coordinator:
         repeats = promotion is not None and reached is not None and report.rung <= reached
         trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
         if report.decides and not repeats and trials.should_prune(report.trial, enqueued=promotion is not None):
-            if self._store.events.has(AUDIT_EVENT, report.trial):
-                action = Action.CONTINUE
-            elif promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all()):
-                action = Action.PAUSE
-            elif not self._is_audited(report.trial):
-                action = Action.STOP
+            pauses = promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all())
+            if not self._is_audited(report.trial, begins=not pauses):
+                action = Action.PAUSE if pauses else Action.STOP
         self._store.attempts.add_evaluation(report, action)
         self.forecasts.reported(report)
         return action
@@ -414,12 +411,18 @@ class Coordinator:
             for trial in self._promotion.held_back(self._store.trials.get_all(), places=places, at_least=at_least):
                 self._endings.prune_waiting(trial.number, reason)
 
-    def _is_audited(self, trial: int) -> bool:
-        """Return true if a pruned trial is trained to its end, to measure the cost of pruning."""
+    def _is_audited(self, trial: int, *, begins: bool) -> bool:
+        """Return true if a trial is trained to its end although it is pruned, to measure the cost of pruning.
+
+        Args:
+            trial: its number.
+            begins: true if it is pruned now, and not only paused; the audit of a trial that is drawn then begins.
+        """
         drawn = derived_seed(self._config.seed, "audit", trial) < self._config.confirmation.audit * SEEDS
-        if drawn and not self._store.events.has(AUDIT_EVENT, trial):
+        audited = drawn and self._store.events.has(AUDIT_EVENT, trial)
+        if drawn and begins and not audited:
             self._store.events.add(AUDIT_EVENT, trial)
-        return drawn
+        return audited or (drawn and begins)
 
     def _longest_outage(self) -> float:
         until = self.limits.deadline

@@ -121,16 +121,14 @@ class SearchConfig(Typed):
     startup_trials: OneOrMore | None = None
     """Random trials before `tpe`, `gp` or `cmaes` proposes. Null for a quarter of the budget, between 4 and 10."""
     pruner: PrunerName = "auto"
-    """The pruner. `auto` is `promotion`; `asynchronous_median` if `evaluation.rungs` is 0; `wilcoxon` with
-    `evaluation.folds`."""
+    """`auto` is `promotion`; without `evaluation.rungs` `asynchronous_median`; with `evaluation.folds` `wilcoxon`."""
     pruner_startup_trials: OneOrMore = 4
     """Finished trials before `median`, `percentile` or `patient` prunes any. For `asynchronous_median`: other trials
     that must have reached the same rung, at most 4."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """`percentile`: percentage of the trials at a rung that are kept, the best ones."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
-    """`promotion`, `successive_halving` and `hyperband`: one of this many trials is kept at each rung. Null for 2 with
-    `promotion`, otherwise 3."""
+    """`promotion`, `successive_halving`, `hyperband`: one of so many is kept at a rung. Null for 2, 3 and 3."""
     patience: OneOrMore = 2
     """`patient`: consecutive evaluations without improvement before the median pruner may stop a trial."""
     lowest_score: float | None = None
@@ -153,9 +151,8 @@ class EvaluationConfig(Typed):
     evaluations would take more than a tenth of a trial and validation is small (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
     """Evenly spaced points of the longest trial at which a trial may be pruned. 0 for full evaluations only. With
-    `promotion` a trial has other rungs: `first_rung`, and each `reduction_factor` times the one before, up to 900 per
-    mille. At rungs between full evaluations, a fixed stratified part of validation is scored. Confirmation runs have no
-    rungs."""
+    `promotion`: `first_rung`, and each `reduction_factor` times the one before, up to 900 per mille. At rungs between
+    full evaluations, a fixed stratified part of validation is scored. Confirmation runs have no rungs."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Point before which no trial is pruned, in per mille of the longest trial; with `promotion` the first point at
     which a trial may be paused, in per mille of its own length. Null for 62 with `promotion`, otherwise 125."""
@@ -356,16 +353,6 @@ class StudyConfig(Typed):
         if self.evaluation.folds:
             return "wilcoxon"
         return "promotion" if self.evaluation.rungs else "asynchronous_median"
-
-    @property
-    def reduction_factor(self) -> int:
-        """Number of trials of which one is kept at each rung."""
-        return self.search.reduction_factor or (2 if self.pruner == "promotion" else 3)
-
-    @property
-    def first_rung(self) -> int:
-        """Share of training, in per mille, before which no trial is paused or pruned."""
-        return self.evaluation.first_rung or (62 if self.pruner == "promotion" else 125)
 
     @model_validator(mode="after")
     def _pruner_fits(self) -> Self:

@@ -213,3 +213,8 @@ class Overtime:
         """Return the notes since the last call."""
         notes, self._notes = tuple(self._notes), {}
         return notes
+
+
+def noise_floor(default_scores: Sequence[float]) -> float:
+    """Return the difference of the default's scores on two seeds; 0 if it was not trained on two."""
+    return max(default_scores) - min(default_scores) if len(default_scores) > 1 else 0.0

@@ -20,8 +20,8 @@ from hpo.search.budget import Limits, Overtime, resumed_limits, seconds_left
 from hpo.search.forecasts import CostModel, Forecasts
 from hpo.search.outcomes import Endings, Faults
 from hpo.search.proposals import Proposals, Proposer, SlowProposal, TrialRequest
-from hpo.search.pruners import PLACES_PAUSED, PromotionPruner, build_pruner, trial_milestones
-from hpo.search.samplers import SEEDS, derived_seed
+from hpo.search.pruners import trial_milestones
+from hpo.search.pruning import Pruning
 from hpo.search.steering import refuse_led
 from hpo.search.warm_start import EarlierStudy, take_over
 from hpo.space.search_space import SearchSpace
@@ -30,7 +30,7 @@ from hpo.store.leases import Lease
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import delete_runs
 from hpo.store.study_store import StudyRecord, StudyStore
-from hpo.store.tables import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
+from hpo.store.tables import BASELINE_EVENT, TEST_EVENT
 from hpo.store.trials import AttemptRecord, to_json
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
@@ -114,8 +114,7 @@ class Coordinator:
         """Forecasts of the time that trials take."""
         self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
         self._proposals = proposes(store, space, config, self.forecasts)
-        pruner = build_pruner(config)
-        self._promotion = pruner if isinstance(pruner, PromotionPruner) else None
+        self._pruning = Pruning(store, config, self._endings.prune_waiting)
         self._reserve, self.overtime = 0.0, Overtime()
         self._stop, self._last_event = stop, last_event
         self.limits = limits
@@ -168,7 +167,7 @@ class Coordinator:
             self._endings.end(outcome)
             self.forecasts.ended(outcome)
             if outcome.ending is Ending.PAUSED:
-                self._prune_held_back("Outranked at its rung while it was paused.", places=PLACES_PAUSED)
+                self._pruning.prune_outranked()
         self.overtime.ended(outcome)
 
     # -- workers
@@ -217,12 +216,9 @@ class Coordinator:
 
     @verb
     def prune_held_back(self) -> None:
-        """Prune the trials that are paused and were not promoted, because the search is over.
-
-        If none has completed, the best at each rung stays paused, so that the next run resumes what has begun.
-        """
+        """Prune the paused trials after the search; if none has completed, the best at each rung stays paused."""
         completed = self._store.trials.statistics().states[TrialState.COMPLETE]
-        self._prune_held_back("Not promoted before the search ended.", at_least=0 if completed else 1)
+        self._pruning.prune_paused(at_least=0 if completed else 1)
 
     def end(self, reason: str) -> None:
         """Record that this run is over, with the reason."""
@@ -392,37 +388,10 @@ class Coordinator:
         return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
     def _judge(self, report: Report) -> Action:
-        promotion, trials, action = self._promotion, self._store.trials, Action.CONTINUE
-        reached = trials.get(report.trial).last_step
-        # A trial that was resumed without its checkpoint repeats rungs, at which it would be paused again and again.
-        repeats = promotion is not None and reached is not None and report.rung <= reached
-        trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
-        if report.decides and not repeats and trials.should_prune(report.trial, enqueued=promotion is not None):
-            pauses = promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all())
-            if not self._is_audited(report.trial, begins=not pauses):
-                action = Action.PAUSE if pauses else Action.STOP
+        action = self._pruning.judge(report)
         self._store.attempts.add_evaluation(report, action)
         self.forecasts.reported(report)
         return action
-
-    def _prune_held_back(self, reason: str, *, places: int = 0, at_least: int = 0) -> None:
-        """Prune the paused trials that are more than `places` places below the promoted ones, at least `at_least`."""
-        if self._promotion is not None:
-            for trial in self._promotion.held_back(self._store.trials.get_all(), places=places, at_least=at_least):
-                self._endings.prune_waiting(trial.number, reason)
-
-    def _is_audited(self, trial: int, *, begins: bool) -> bool:
-        """Return true if a trial is trained to its end although it is pruned, to measure the cost of pruning.
-
-        Args:
-            trial: its number.
-            begins: true if it is pruned now, and not only paused; the audit of a trial that is drawn then begins.
-        """
-        drawn = derived_seed(self._config.seed, "audit", trial) < self._config.confirmation.audit * SEEDS
-        audited = drawn and self._store.events.has(AUDIT_EVENT, trial)
-        if drawn and begins and not audited:
-            self._store.events.add(AUDIT_EVENT, trial)
-        return audited or (drawn and begins)
 
     def _longest_outage(self) -> float:
         until = self.limits.deadline

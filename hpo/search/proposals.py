@@ -5,31 +5,30 @@ it computes: the lease would expire, and a PostgreSQL server ends an idle transa
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
 from optuna import Study
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
-from hpo.search.budget import has_stalled
+from hpo.search.budget import has_stalled, noise_floor
 from hpo.search.forecasts import Forecasts
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
-from hpo.search.pruners import PromotionPruner, build_pruner, is_default, partial_rungs, passes_of
+from hpo.search.pruners import PromotionPruner, build_pruner, is_default, promotion_rungs
 from hpo.search.samplers import (
     SAMPLERS,
     FixedTrials,
     PerTrialSampler,
     derived_seed,
+    fixed_sampler,
     sampler_of,
     seed_of,
     startup_trials,
@@ -130,7 +129,7 @@ class Proposals:
             if waiting is None and sampler is None and (slow := self._slow_proposal()):
                 return slow
             proposed = None if waiting is not None else self._proposed.get(self.store.trials.count())
-            trial = self.store.trials.ask(waiting, sampler or (None if proposed is None else _fixed_sampler(proposed)))
+            trial = self.store.trials.ask(waiting, sampler or (None if proposed is None else fixed_sampler(proposed)))
             if sampler is not None:
                 self.store.trials.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
@@ -221,7 +220,7 @@ class Proposals:
             self._draws = _RandomDraws(number, derived_seed(self.config.seed, "short", number), self.space)
         for parameters, hyperparameters in self._draws:
             if self.forecasts.fits(number, hyperparameters, request.seconds):
-                return _fixed_sampler(parameters)
+                return fixed_sampler(parameters)
         return None
 
     def _begun(self, number: int, hyperparameters: Hyperparameters, request: TrialRequest) -> AttemptRecord:
@@ -230,14 +229,9 @@ class Proposals:
         return begin_attempt(
             self.store, request, self.forecasts, hyperparameters, trial=number, attempt=attempt,
             seed=seed_of(self.config, number, hyperparameters), score_to_beat=self._score_to_beat(),
-            proposed_by=self._proposer(number) if attempt == 1 else None, rungs=self._rungs(hyperparameters),
+            proposed_by=self._proposer(number) if attempt == 1 else None,
+            rungs=promotion_rungs(self.config, self.space, hyperparameters),
         )  # fmt: skip
-
-    def _rungs(self, hyperparameters: Hyperparameters) -> Sequence[int]:
-        """Return the rungs at which a trial may be paused; empty with other pruners than promotion."""
-        if not isinstance(self._pruner, PromotionPruner):
-            return ()
-        return partial_rungs(self.config, passes_of(hyperparameters), self.space.maximum_passes())
 
     def _must_train(self, request: TrialRequest) -> bool:
         """Return true if a trial starts whatever its forecast: none has completed, none runs, and there is time left.
@@ -393,12 +387,6 @@ class _RandomDraws:
             yield self._drawn[place]
 
 
-def _fixed_sampler(parameters: dict[str, Any]) -> BaseSampler:
-    """Return a sampler that proposes these parameters, by sampled names."""
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return PartialFixedSampler(parameters, RandomSampler())
-
-
 def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]:
     """Return the published configurations that a search tries, at most a quarter of its trials."""
     most = config.budget.most_trials
@@ -408,8 +396,3 @@ def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]
 def weights_kept(config: StudyConfig) -> int:
     """Return the number of best trials whose weights are kept during the search: at least one, to score the winner."""
     return max(1, config.store.keep_weights or 0)
-
-
-def noise_floor(default_scores: Sequence[float]) -> float:
-    """Return the difference of the default's scores on two seeds; 0 if it was not trained on two."""
-    return max(default_scores) - min(default_scores) if len(default_scores) > 1 else 0.0

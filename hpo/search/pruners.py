@@ -63,6 +63,16 @@ def passes_of(hyperparameters: Hyperparameters) -> float:
     return hyperparameters.epochs * hyperparameters.data_fraction
 
 
+def first_rung(config: StudyConfig) -> int:
+    """Return the share of training, in per mille, before which no trial is paused or pruned."""
+    return config.evaluation.first_rung or (62 if config.pruner == "promotion" else 125)
+
+
+def reduction_factor(config: StudyConfig) -> int:
+    """Return the number of trials of which one is kept at each rung."""
+    return config.search.reduction_factor or (2 if config.pruner == "promotion" else 3)
+
+
 def evenly_spaced(rungs: int) -> tuple[int, ...]:
     """Return that many rungs, of which the last is at the end of the longest trial."""
     return tuple(round(LAST_RUNG * part / rungs) for part in range(1, rungs + 1))
@@ -81,10 +91,18 @@ def partial_rungs(config: StudyConfig, passes: float, maximum_passes: float) -> 
     """
     if config.pruner != "promotion":
         return evenly_spaced(config.evaluation.rungs)
-    shares = (config.first_rung * config.reduction_factor**power for power in range(10))
+    first, factor = first_rung(config), reduction_factor(config)
+    shares = (first * factor**power for power in range(10))
     before_end = itertools.takewhile(lambda share: share < LATEST_SHARE, shares)
     # In a very short trial several are at 1, and each counts, because trials are compared at the same share.
     return tuple(max(1, round(share * passes / maximum_passes)) for share in before_end)
+
+
+def promotion_rungs(config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> tuple[int, ...]:
+    """Return the rungs at which a trial may be paused; none with other pruners than promotion."""
+    if config.pruner != "promotion":
+        return ()
+    return partial_rungs(config, passes_of(hyperparameters), space.maximum_passes())
 
 
 def most_paused(config: StudyConfig) -> int:
@@ -292,7 +310,7 @@ def _score_at(trial: FrozenTrial, place: int) -> float | None:
 def _asynchronous_median(config: StudyConfig) -> BasePruner:
     return AsynchronousMedianPruner(
         n_min_trials=min(MAX_TRIALS_AT_A_RUNG, config.search.pruner_startup_trials),
-        n_warmup_steps=config.first_rung,
+        n_warmup_steps=first_rung(config),
     )
 
 
@@ -301,13 +319,13 @@ def _median(config: StudyConfig) -> BasePruner:
 
 
 def _among_finished(config: StudyConfig) -> dict[str, int]:
-    startup, first = config.search.pruner_startup_trials, config.first_rung
+    startup, first = config.search.pruner_startup_trials, first_rung(config)
     fewest = min(MAX_TRIALS_AT_A_RUNG, startup)
     return {"n_startup_trials": startup, "n_warmup_steps": first, "n_min_trials": fewest}
 
 
 def _halving(config: StudyConfig) -> dict[str, int]:
-    return {"min_resource": config.first_rung, "reduction_factor": config.reduction_factor}
+    return {"min_resource": first_rung(config), "reduction_factor": reduction_factor(config)}
 
 
 PRUNERS: Mapping[str, Pruner] = {
@@ -334,7 +352,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "promotion": Pruner(
         "pauses a trial with its checkpoint at each rung until it is among the best one of every few that came there",
         "Li et al. 2020 (ASHA), algorithm 2",
-        lambda config: PromotionPruner(reduction_factor=config.reduction_factor),
+        lambda config: PromotionPruner(reduction_factor=reduction_factor(config)),
     ),
     "hyperband": Pruner(
         "successive halving with a first rung that differs between brackets of trials",
@@ -350,7 +368,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "threshold": Pruner(
         "prunes what scores below a fixed bound",
         "Optuna's ThresholdPruner",
-        lambda config: pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=config.first_rung),
+        lambda config: pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=first_rung(config)),
     ),
     "wilcoxon": Pruner(
         "prunes what a signed-rank test finds worse than the best trial, from five folds on",

@@ -16,7 +16,15 @@ import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    PartialFixedSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -381,3 +389,9 @@ def seed_of(config: StudyConfig, trial: int, hyperparameters: Hyperparameters) -
     """Return a trial's seed: the one in its space, else one derived from the study's seed and its number."""
     own = hyperparameters.seed
     return derived_seed(config.seed, "trial", trial) if own is None else own
+
+
+def fixed_sampler(parameters: dict[str, Any]) -> BaseSampler:
+    """Return a sampler that proposes these parameters, by sampled names."""
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        return PartialFixedSampler(parameters, RandomSampler())

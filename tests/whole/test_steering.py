@@ -261,7 +261,7 @@ def test_the_winner_of_one_study_is_enqueued_in_another(hpo: Hpo, study_file: Pa
     assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0
     answer = hpo("enqueue", "best.yaml", "batch_size=16", "--study", "other")
     assert answer.code == 0, answer.err
-    assert "Trial 1 waits" in answer.out
+    assert "Trial 1 is enqueued" in answer.out
     assert f"learning_rate: {best['learning_rate']}" in answer.out
     assert "trial 1 waits: enqueued" in hpo("status", "--study", "other").out
     assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0

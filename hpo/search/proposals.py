@@ -22,7 +22,7 @@ from hpo.messages import Capacity
 from hpo.search.budget import has_stalled, noise_floor
 from hpo.search.forecasts import Forecasts
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
-from hpo.search.pruners import PromotionPruner, build_pruner, is_default, promotion_rungs
+from hpo.search.pruners import PromotionPruner, build_pruner, promotion_rungs
 from hpo.search.samplers import (
     SAMPLERS,
     FixedTrials,
@@ -38,6 +38,7 @@ from hpo.space.fitting import fitted_portfolio
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import quiet_optuna, row_of, storage_of
 from hpo.store.study_store import RUNGS_ATTRIBUTE, StudyStore
+from hpo.store.trial_cache import is_default
 from hpo.store.trials import AttemptRecord
 
 MAX_DEFERRED = 8

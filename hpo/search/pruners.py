@@ -18,6 +18,7 @@ from hpo.data.splits import Splits
 from hpo.messages import Milestone
 from hpo.space.search_space import SearchSpace
 from hpo.store.study_store import RUNGS_ATTRIBUTE
+from hpo.store.trial_cache import is_default
 
 LAST_RUNG = 1000
 """Rung at the end of the longest trial."""
@@ -281,11 +282,6 @@ class PromotionPruner(BasePruner):
                 most = PLACES_PAUSED if is_default(trial) else len(scores[place])
                 below[trial.number] = max(0, min(most, better + 1 - promoted))
         return below
-
-
-def is_default(trial: FrozenTrial) -> bool:
-    """Return true for a trial of the default configuration."""
-    return trial.user_attrs.get("proposed_by") == "default"
 
 
 def rungs_of(trial: FrozenTrial) -> Sequence[int]:

@@ -45,6 +45,11 @@ _TRAINED = (
 """Numbers of the trials, from `TRIAL` to another, that hpo trained to their end."""
 
 
+def is_default(trial: FrozenTrial) -> bool:
+    """Return true for a trial of the default configuration."""
+    return trial.user_attrs.get("proposed_by") == "default"
+
+
 @dataclass(slots=True)
 class TrialStatistics:
     """Statistics of the finished trials of a study, updated as they end, so that no call reads all trials."""
@@ -67,7 +72,7 @@ class TrialStatistics:
             value = trial.values[0]
             best = value if best is None else max(best, value)
             bisect.insort(self._ranked, (-value, trial.number))
-            if trial.user_attrs.get("proposed_by") == "default":
+            if is_default(trial):
                 self.default_values.append(value)
         self.bests.append(best)
 

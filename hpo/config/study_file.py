@@ -148,7 +148,7 @@ class EvaluationConfig(Typed):
 
     full_reports: OneOrMore | None = None
     """Evaluations of each trial on all of validation, evenly spaced. Null for the space's largest `epochs`, or fewer if
-    evaluations would take more than a tenth of a trial and validation is small (see `rung_rows`)."""
+    evaluations would take too much of a trial (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
     """Evenly spaced points of the longest trial at which a trial may be pruned. 0 for full evaluations only. With
     `promotion`: `first_rung`, and each `reduction_factor` times the one before, up to 900 per mille. At rungs between
@@ -158,9 +158,9 @@ class EvaluationConfig(Typed):
     which a trial may be paused, in per mille of its own length. Null for 62 with `promotion`, otherwise 125."""
     rung_rows: OneOrMore | None = None
     """Validation rows scored at a rung, and training rows scored at a new best score and at the end of a trial. Null
-    for 200, or fewer: if validation has at most a quarter of the rows that a trial trains on, all evaluations of a
-    trial together take at most a tenth of its time, with the cost of a training row counted as that of three scored
-    rows."""
+    for 200, or fewer: all evaluations of a trial together take at most a third of its time, and at most a tenth if
+    validation has at most a quarter of the rows that the trial trains on. A training row is counted as three scored
+    rows. Each trial has at least one full evaluation, and unless validation is that small 100 rows at a rung."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
     """Number of cross-validation folds, for small data. Each trial trains once per fold and is scored on the rows left
     out; its score is the mean, and each fold is one step for the pruner. Null for a single validation split."""

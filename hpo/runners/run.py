@@ -48,7 +48,7 @@ from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
-from hpo.store.studies import confirmation_of, study_names
+from hpo.store.studies import confirmation_of, recorded_studies, study_names
 from hpo.store.study_store import refuse_other_semantics
 from hpo.training.device import unseen_gpu_warning, with_dtype
 from hpo.training.worker import Worker
@@ -88,15 +88,13 @@ def run(
     """
     callback, stop = callback or SearchCallback(), stop or Event()
     if not searches:
-        config = _as_searched(config)
+        _refuse_unsearched(config)
     files = files_folder(config)
     remote = open_remote_files(config, files)
     space, splits = prepared(config, callback)
     if gpu := unseen_gpu_warning(config.compute):
         callback.note(gpu)
-    config = with_dtype(config, space)
-    if searches:
-        config = with_evaluation_defaults(config, space, splits)
+    config = with_evaluation_defaults(_as_begun(with_dtype(config, space)), space, splits)
     if config.compute.runner == "ray_tune":
         callback.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
@@ -130,13 +128,8 @@ def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace
     return space, splits
 
 
-def _as_searched(config: StudyConfig) -> StudyConfig:
-    """Return a study to confirm, with unset evaluation settings as in its search.
-
-    Raises:
-        ConfigurationError: it is not in the store.
-        StudyMismatchError: it was confirmed under other semantics.
-    """
+def _refuse_unsearched(config: StudyConfig) -> None:
+    """Raise ConfigurationError or StudyMismatchError if the store has no search that can be confirmed."""
     runs = confirmation_of(config.study)
     with closing(open_database(config.store.url, must_exist=True)) as database:
         known = study_names(database)
@@ -147,6 +140,13 @@ def _as_searched(config: StudyConfig) -> StudyConfig:
                 f"The store holds no study {config.study!r} to confirm; begin it with hpo run. "
                 f"{nearest(config.study, known)}"
             )
+
+
+def _as_begun(config: StudyConfig) -> StudyConfig:
+    """Return a study whose unset evaluation settings are those it was begun with, because defaults may have changed."""
+    with closing(open_database(config.store.url)) as database:
+        if config.study not in recorded_studies(database):
+            return config
         stored = read_results(database, config.study).configuration["evaluation"]
     asked = config.evaluation
     found = {name: getattr(asked, name) or stored.get(name) for name in ("full_reports", "rung_rows")}

@@ -26,9 +26,9 @@ LATEST_SHARE = 900
 """Share of a trial, in per mille, from which on `promotion` does not pause it: it would save little, and lose the
 score at the end."""
 SMALL_SHARE = 0.25
-"""Largest ratio of validation rows to training rows of a trial for which its evaluation time is limited."""
-MOST_OF_A_TRIAL = 0.1
-"""Share of a trial's time that its evaluations may then take."""
+"""Ratio of validation rows to training rows of a trial up to which validation counts as small."""
+MOST_IF_SMALL, MOST_OF_A_TRIAL = 0.1, 1 / 3
+"""Share of a trial's time that its evaluations may take if validation is small, and otherwise."""
 ROWS_OF_A_STEP = 3
 """Rows that can be scored in the time of training on one, because a backward pass takes twice as long as a forward
 pass."""
@@ -139,9 +139,10 @@ def trial_milestones(
 def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Splits) -> StudyConfig:
     """Return a study with the number of full evaluations of a trial, and the rows scored at a rung, resolved.
 
-    Unset values are the space's largest `epochs`, and 200. If validation is small, full evaluations are reduced until a
-    rung has `LEAST_RUNG_ROWS` within `MOST_OF_A_TRIAL`, to at least one; but not if trials depend on them. All trials
-    have the same number, so the trial that can afford the fewest decides.
+    Unset values are the space's largest `epochs`, and 200. Full evaluations are reduced until a rung has
+    `LEAST_RUNG_ROWS` within the share of a trial that evaluations may take, to at least one; but not if trials depend
+    on them. Only small validation has fewer rows at a rung. All trials have the same number, so the trial that can
+    afford the fewest decides.
 
     Args:
         config: the study.
@@ -150,16 +151,20 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
     """
     train_rows, validation_rows = splits.train.rows, splits.validation.rows
     asked, longest = config.evaluation, int(space.largest("epochs"))
-    fractions = space.values_or_ends("data_fraction")
-    share = max(fractions[0], validation_rows / SMALL_SHARE / train_rows)
     fulls, rows = asked.full_reports or longest, asked.part_rows
-    if not asked.folds and share <= fractions[-1]:
-        passes = [share * epochs for epochs in range(int(space.values_or_ends("epochs")[0]), longest + 1)]
+    if not asked.folds:
+        fractions, small_from = space.values_or_ends("data_fraction"), validation_rows / SMALL_SHARE / train_rows
+        shares = {fractions[0], min(max(small_from, fractions[0]), fractions[-1])}
+        trials = [
+            (share * epochs, MOST_IF_SMALL if share >= small_from else MOST_OF_A_TRIAL)
+            for share in shares
+            for epochs in range(int(space.values_or_ends("epochs")[0]), longest + 1)
+        ]
 
         def affordable(full_reports: int) -> float:
             """Return the most validation rows scored at a rung, and the most training rows scored."""
             return min(
-                _rows_left(config, one, max(passes), train_rows, validation_rows, full_reports) for one in passes
+                _rows_left(config, passes, max(trials)[0], most, splits, full_reports) for passes, most in trials
             )
 
         counts = range(longest, 0, -1)
@@ -168,7 +173,8 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
         least = min(asked.rung_rows or LEAST_RUNG_ROWS, validation_rows)
         fulls = next((count for count in counts if affordable(count) >= least), counts[-1])
         left = affordable(fulls)
-        rows = asked.rung_rows or (max(1, min(DEFAULT_RUNG_ROWS, int(left))) if left > 0 else LEAST_RUNG_ROWS)
+        fewest = 1 if left > 0 and fractions[-1] >= small_from else LEAST_RUNG_ROWS
+        rows = asked.rung_rows or max(fewest, min(DEFAULT_RUNG_ROWS, int(left)))
     evaluation = asked.model_copy(update={"full_reports": fulls, "rung_rows": rows})
     return config.model_copy(update={"evaluation": evaluation})
 
@@ -179,13 +185,13 @@ def _follows_scores(space: SearchSpace) -> bool:
 
 
 def _rows_left(
-    config: StudyConfig, passes: float, longest: float, train_rows: int, validation_rows: int, full_reports: int
+    config: StudyConfig, passes: float, longest: float, most: float, splits: Splits, full_reports: int
 ) -> float:
     """Return the rows a trial can afford to score at a rung, and of training rows at each full evaluation."""
     partial = partial_rungs(config, passes, longest)
     made = milestones(passes=passes, maximum_passes=longest, common=partial, full_reports=full_reports)
-    affordable = ROWS_OF_A_STEP * passes * train_rows * MOST_OF_A_TRIAL / (1 - MOST_OF_A_TRIAL)
-    return (affordable - full_reports * validation_rows) / len(made)
+    affordable = ROWS_OF_A_STEP * passes * splits.train.rows * most / (1 - most)
+    return (affordable - full_reports * splits.validation.rows) / len(made)
 
 
 MAX_TRIALS_AT_A_RUNG = 4

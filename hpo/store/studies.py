@@ -12,7 +12,7 @@ from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.store.database import Database
 from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import FrozenStudy, studies_in
-from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, delete_rows
+from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UID_ATTRIBUTE, delete_rows
 from hpo.store.tables import StudyRows
 
 Refuse = Callable[[str, LeaseRecord], None]
@@ -57,6 +57,12 @@ def study_names(database: Database) -> list[str]:
     """Return the names of the studies of a store, confirmations among them."""
     with database.read_transaction():
         return [study.study_name for study in _begun_studies(database).values()]
+
+
+def recorded_studies(database: Database) -> list[str]:
+    """Return the names of the studies that hpo made."""
+    with database.read_transaction():
+        return [one.study_name for one in studies_in(database.storage).values() if UID_ATTRIBUTE in one.user_attrs]
 
 
 @contextmanager

@@ -62,6 +62,18 @@ def test_a_search_trains_its_budget_and_hands_back_the_best(config: StudyConfig)
     assert results.best.seconds > 0
 
 
+def test_a_study_keeps_the_evaluations_it_was_begun_with(config: StudyConfig) -> None:
+    """As one that an earlier version began, in which what is left open stood for other numbers."""
+    begun = with_changes(config, evaluation={"full_reports": 3, "rung_rows": 12}, budget={"trials": 1})
+    run(begun)
+    results = run(with_changes(config, evaluation={"full_reports": None, "rung_rows": None}, budget={"trials": 2}))
+    assert [trial.state for trial in results.trials] == ["COMPLETE"] * 2
+    assert (results.configuration["evaluation"]["full_reports"], results.configuration["evaluation"]["rung_rows"]) == (
+        3,
+        12,
+    )
+
+
 @pytest.mark.parametrize("runner", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
 def test_trials_in_two_slots_of_one_worker_are_what_they_are_one_after_the_other(
     runner: str, config: StudyConfig, tmp_path: Path

@@ -32,7 +32,6 @@ DEMO_DATA = Path("hpo-files", "demo-data")
 DEMO: dict[str, Any] = {
     "study": "demo",
     "space": "quickstart",
-    "evaluation.full_reports": 2,
     "budget.trials": 30,
     "confirmation.finalists": 1,
     "confirmation.share": 0.5,
@@ -44,7 +43,6 @@ DEMO_OF_LLM: dict[str, Any] = {
     "study": "llm",
     "space": "decoder_lora",
     "task.head": "label_words",
-    "evaluation.full_reports": 1,
     "budget.trials": 12,
     "budget.time": "14m",
     "confirmation.finalists": 1,

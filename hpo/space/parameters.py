@@ -345,7 +345,8 @@ def _default(draft: _Draft, drafts: Mapping[str, _Draft]) -> Value:
     default: Value = checked_value(draft.name, draft.spec["default"], f"{place}, default")
     if not domain.contains(default):
         raise SpaceError(
-            f"{place}: the default {as_yaml(default)} is not among its values, {domain.describe()}; take one of them."
+            f"{place}: the default {as_yaml(default)} is not among its values, {domain.describe()}; set its `default` "
+            "to one of them too."
         )
     return default
 

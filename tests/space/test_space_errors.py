@@ -58,7 +58,7 @@ REFUSED = {
     "epochs: {distribution: q_uniform, min: 1, max: 10, q: 4}": "do not meet max, 10; write `max: 9`",
     "dropout: {distribution: q_uniform, min: 0, max: 0.5, q: a}": "q must be a number above 0",
     # defaults
-    "epochs: {min: 1, max: 3, default: 4}": "the default 4 is not among its values, 1 … 3, whole numbers",
+    "epochs: {min: 1, max: 3, default: 4}": "values, 1 … 3, whole numbers; set its `default` to one of them too",
     "epochs: {min: 1, max: 3, default: 2.5}": "Space s, epochs, default: 'epochs' is 2.5",
     "epochs: {value: 1, default: 1}": "is a constant and needs no default",
     # sources

@@ -173,7 +173,10 @@ def print_recommended(results: StudyResults, verdict: Verdict | None) -> None:
     if leads is not None:
         out.print("No trial has completed. The leading unfinished trial, at its newest evaluation:")
     if verdict is not None:
-        best, by, sure = results.trials[verdict.recommended], ", recommended by the verdict", ""
+        best = results.trained(verdict.recommended) or best
+        by, sure = ", recommended by the verdict", ""
+        if best not in results.leaderboard:
+            sure = " in its first confirmation run, because the search did not train it to its end"
     out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation{sure}")
     if best.train_score is not None:
         out.print(f"  on training examples {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")

@@ -68,9 +68,12 @@ def trial_notes(data: ReportData) -> dict[int, str]:
         if trial.state in ENDED and trial.reason
     }
     for one in data.verdict.confirmed if data.verdict else ():
+        searched = "the search did not train it to its end"
+        if one.search_score is not None:
+            searched = f"in the search it scored {one.search_score:.4f}"
         notes[one.trial] = (
             f"**Confirmed** on {counted(len(one.scores), 'fresh seed')}: {escaped(results.metric)} {one.score:.4f} "
-            f"({one.interval.low:.4f} to {one.interval.high:.4f}); in the search it scored {one.search_score:.4f}."
+            f"({one.interval.low:.4f} to {one.interval.high:.4f}); {searched}."
         )
     return {number: f"{note}\n\n{SIGNED}" for number, note in notes.items()}
 

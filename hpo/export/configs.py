@@ -70,9 +70,9 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
         ConfigurationError: there is no such trial.
     """
     if trial is not None:
-        chosen, chosen_by = _completed(results, trial), "user"
+        chosen, chosen_by = _trained(results, trial), "user"
     elif verdict is not None:
-        chosen, chosen_by = _completed(results, verdict.recommended), "verdict"
+        chosen, chosen_by = _trained(results, verdict.recommended), "verdict"
     else:
         chosen, chosen_by = results.best, "search"
     return {
@@ -119,14 +119,14 @@ def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]
     }
 
 
-def _completed(results: StudyResults, number: int) -> TrialResult:
+def _trained(results: StudyResults, number: int) -> TrialResult:
     found = next((trial for trial in results.trials if trial.number == number), None)
     if found is None:
         raise ConfigurationError(
             f"The study {results.name!r} has no trial {number}; its trials are 0 to {len(results.trials) - 1}."
         )
-    if found in results.leaderboard:
-        return found
+    if trained := results.trained(number):
+        return trained
     why = f"is {found.state}, so it has no score to train towards"
     if not found.configuration:
         waits = found.state in ("WAITING", "RUNNING")

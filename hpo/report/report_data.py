@@ -43,8 +43,7 @@ class ReportData:
     def recommended(self) -> TrialResult | None:
         """The trial to take: by the verdict, or else the best of the search; None if no trial has completed."""
         if self.verdict is not None:
-            number = self.verdict.recommended
-            return next((trial for trial in self.results.trials if trial.number == number), None)
+            return self.results.trained(self.verdict.recommended)
         return self.results.best if self.results.leaderboard else None
 
     @property

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -258,6 +258,30 @@ class StudyResults:
         of_default = [trial for trial in self.trials if trial.proposed_by == "default"]
         sound = [trial for trial in of_default if trial.state not in ("FAIL", "PRUNED")]
         return next(iter(sound or of_default), None)
+
+    def trained(self, number: int) -> TrialResult | None:
+        """Return a trial with the scores and the seed of a whole training; None if there was none.
+
+        That is its training in the search. If the search paused or pruned it, as `promotion` may do with the default,
+        it is its first confirmation run.
+        """
+        found = next((trial for trial in self.trials if trial.number == number), None)
+        run = min((run for run in self.confirmation if run.confirms == number), key=lambda run: run.trial, default=None)
+        if found is None or found in self.leaderboard:
+            return found
+        return (
+            None
+            if run is None
+            else replace(
+                found,
+                score=run.validation.objective,
+                train_score=run.train.objective if run.train else None,
+                validation=run.validation,
+                best_epoch=run.epoch,
+                seconds=run.seconds,
+                seed=run.seed,
+            )
+        )
 
     @property
     def completed_default(self) -> TrialResult | None:

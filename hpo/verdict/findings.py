@@ -43,8 +43,11 @@ class Confirmed:
     score: float
     """Confirmed score: the mean of `scores` minus its estimated selection bias (`Verdict.selection_bias`)."""
     interval: Interval
-    search_score: float
-    """Score in the search, which is too high on average because finalists are chosen by it."""
+    search_score: float | None
+    """Score in the search, which is too high on average because finalists are chosen by it.
+
+    None if the search did not train it to its end, as may happen to the default.
+    """
     seconds: float
     """Mean training time of a run."""
 

@@ -147,7 +147,7 @@ def verdict_on(results: StudyResults) -> Verdict | None:
 
 
 def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], found: Recommendation) -> Verdict:
-    scores = {trial.number: trial.score or 0.0 for trial in results.trials}
+    scores = {trial.number: trial.score or 0.0 for trial in results.leaderboard}
     low, high = limits_of(results.metric)
     confirmed = [
         Confirmed(
@@ -157,7 +157,7 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], fo
             left_out=found.left_out if trial == found.winner else 0,
             score=min(high, max(low, runs.mean - found.selection_bias[trial])),
             interval=interval_of(runs, found.noise, found.selection_bias[trial]).within(low, high),
-            search_score=scores[trial],
+            search_score=scores.get(trial),
             seconds=seconds[trial],
         )
         for trial, runs in found.runs.items()

@@ -72,9 +72,10 @@ def _against_default(verdict: Verdict) -> str:
 def _rank_in_search(verdict: Verdict) -> str:
     """Describe the winner by its rank in the search, in which it may not have had the highest score."""
     score = verdict.by_trial[verdict.winner].search_score
-    if score < verdict.best_of_search:
+    if score is None or score < verdict.best_of_search:
         return "the best finalist on fresh seeds"
-    behind = verdict.default is not None and verdict.default.search_score >= score
+    of_default = None if verdict.default is None else verdict.default.search_score
+    behind = of_default is not None and of_default >= score
     return "the best of the search except the default" if behind else "the best of the search"
 
 
@@ -99,17 +100,20 @@ def _to_take(verdict: Verdict) -> str:
 def _confirmed(verdict: Verdict) -> str:
     """Compare the confirmed score with that of the search."""
     one = verdict.by_trial[verdict.recommended]
-    change = amount(verdict.metric, abs(one.search_score - one.score))
-    less = "less" if one.search_score >= one.score else "more"
-    held = f"{change} {less} than its {one.search_score:.4f} in the search"
-    if f"{one.score:.4f}" == f"{one.search_score:.4f}":
-        held = "the same as in the search"
     runs = "run that decided between the finalists is"
     if one.left_out > 1:
         runs = f"{one.left_out} runs that decided between the finalists are"
     apart = f"; the {runs} left out" if one.left_out else ""
     interval = f"[{one.interval.low:.4f}, {one.interval.high:.4f}]"
     seeds = counted(len(one.scores), "fresh seed")
+    if one.search_score is None:
+        unfinished = f"Trial {one.trial}, which the search did not train to its end,"
+        return f"{unfinished} scores {one.score:.4f} {interval} on {seeds}{apart}."
+    change = amount(verdict.metric, abs(one.search_score - one.score))
+    less = "less" if one.search_score >= one.score else "more"
+    held = f"{change} {less} than its {one.search_score:.4f} in the search"
+    if f"{one.score:.4f}" == f"{one.search_score:.4f}":
+        held = "the same as in the search"
     return f"Trained again on {seeds} trial {one.trial} scores {one.score:.4f} {interval}, {held}{apart}."
 
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from hpo.config.hyperparameters import ADDED_LATER
+from hpo.config.hyperparameters import ADDED_LATER, Hyperparameters
 from hpo.config.loading import load_config
 from hpo.config.parsing import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.export.configs import configuration_of, stored_verdict, to_json, to_yaml
+from hpo.export.configs import configuration_of, digest_of, stored_verdict, to_json, to_yaml
 from hpo.export.exported_file import Exported, read_exported
 from hpo.messages import Assignment, HeldOutEvaluation, Milestone, Scores
 from hpo.search.pruners import trial_milestones
 from hpo.space.space_file import space_of
 from hpo.store.database import open_database
-from hpo.store.results import StudyResults, read_results
+from hpo.store.results import ConfirmingRun, StudyResults, read_results
 from hpo.store.results import TestEvaluation as Look
 from hpo.verdict.findings import Confirmed, Interval, Verdict, verdict_to_plain
 
@@ -112,6 +112,29 @@ def test_a_trial_that_is_not_there_or_has_no_score_is_refused(results: StudyResu
     waiting = replace(results.trials[2], state="WAITING", configuration={})
     with pytest.raises(NoResultError, match="Trial 2 of the study 'tiny' has not begun"):
         configuration_of(replace(results, trials=(*results.trials[:2], waiting)), None, 2)
+
+
+def test_a_default_that_the_search_did_not_train_to_its_end_is_exported_as_it_was_confirmed(
+    results: StudyResults,
+) -> None:
+    """The pruner paused it early, but the verdict recommends it: its first confirming run was a whole training."""
+    paused = replace(results.trials[0], state="PRUNED", ending="paused", score=0.1, best_epoch=0.1)
+    scores = [Scores(metric="f1", values={"f1": score}, rows=500) for score in (0.9, 0.8)]
+    runs = tuple(
+        ConfirmingRun(
+            trial=number, confirms=0, seed=70 + number, validation=of_run, train=None, epoch=2.0, seconds=1.0,
+            held_out=HeldOutEvaluation(scores=of_run, deviations=(0.01, -0.01)),
+        )
+        for number, of_run in enumerate(scores)
+    )  # fmt: skip
+    found = configuration_of(
+        replace(results, trials=(paused, *results.trials[1:]), confirmation=runs[::-1]), verdict(recommended=0)
+    )
+    assert (found["score"], found["best_epoch"], found["seed"]) == (0.9, 2.0, 70)
+    assert found["validation"] == {"f1": 0.9}
+    assert Exported.model_validate(found).digest == digest_of(
+        Hyperparameters.model_validate(found["hyperparameters"]), 70
+    )
 
 
 def test_it_is_the_assignment_that_the_search_gave(exported: Exported, config: StudyConfig) -> None:

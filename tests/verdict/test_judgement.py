@@ -215,3 +215,16 @@ def test_baselines_are_compared_with_the_winner_and_what_is_taken() -> None:
     assert (winner.trial, taken.trial) == (2, 0)
     assert taken.difference == pytest.approx(0.49)
     assert winner.difference == pytest.approx(0.49 - found.selection_bias)
+
+
+def test_a_default_that_the_search_did_not_train_to_its_end_has_no_score_in_the_search() -> None:
+    """Its last score is from early in its training, so nothing is compared with it."""
+    early = (trial(0, 0.27, state="PRUNED", ending="paused"), *TRIALS[1:])
+    like = [confirming(of, [0.88, 0.90]) for of in (0, 2)]
+
+    found = verdict(study(early, *like))
+
+    assert (found.recommended, found.default and found.default.search_score) == (0, None)
+    whole = " ".join(found.sentences)
+    assert "Trial 0, which the search did not train to its end, scores 0.8900" in whole
+    assert "0.27" not in whole

@@ -262,32 +262,23 @@ class StudyResults:
     def trained(self, number: int) -> TrialResult | None:
         """Return a trial with the scores and the seed of a whole training; None if there was none.
 
-        That is its training in the search. If the search paused or pruned it, as `promotion` may do with the default,
-        it is its first confirmation run.
+        If the search paused or pruned it, as `promotion` may do with the default, of its first confirmation run.
         """
-        found = next((trial for trial in self.trials if trial.number == number), None)
-        run = min((run for run in self.confirmation if run.confirms == number), key=lambda run: run.trial, default=None)
-        if found is None or found in self.leaderboard:
-            return found
-        return (
-            None
-            if run is None
-            else replace(
-                found,
-                score=run.validation.objective,
-                train_score=run.train.objective if run.train else None,
-                validation=run.validation,
-                best_epoch=run.epoch,
-                seconds=run.seconds,
-                seed=run.seed,
-            )
-        )
+        completed = next((trial for trial in self.leaderboard if trial.number == number), None)
+        runs = [run for run in self.confirmation if run.confirms == number]
+        if completed or not runs:
+            return completed
+        first = min(runs, key=lambda run: run.trial)
+        trial = next(trial for trial in self.trials if trial.number == number)
+        return replace(
+            trial, score=first.validation.objective, train_score=first.train and first.train.objective,
+            validation=first.validation, best_epoch=first.epoch, seconds=first.seconds, seed=first.seed,
+        )  # fmt: skip
 
     @property
     def completed_default(self) -> TrialResult | None:
         """The default if it has completed; else None."""
-        default = self.default
-        return default if default is not None and default.state == "COMPLETE" else None
+        return self.default if self.default is not None and self.default.state == "COMPLETE" else None
 
     @property
     def best(self) -> TrialResult:
@@ -332,11 +323,9 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
             },
             test=tuple(
                 TestEvaluation(
-                    trial=event.trial or 0,
-                    held_out=held_out_from_json(event.detail["reading"]),
-                    read_at=event.happened_at,
+                    trial=one.trial or 0, held_out=held_out_from_json(one.detail["reading"]), read_at=one.happened_at
                 )
-                for event in log.all(TEST_EVENT)
+                for one in log.all(TEST_EVENT)
             ),
             confirms=attributes.get(CONFIRMS_ATTRIBUTE),
         )
@@ -346,8 +335,7 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
     """Return the results of a study that searched.
 
     Raises:
-        ConfigurationError: also if it contains the confirmation runs of another study, and so has no results of its
-            own.
+        ConfigurationError: also if it contains the confirmation runs of another study.
         NoResultError, StoreError: as `read_results` does.
     """
     results = read_results(database, name)

@@ -31,7 +31,7 @@ from hpo.metrics.jackknife import with_standard_error
 from hpo.runners.callbacks import SearchCallback
 from hpo.store.studies import is_confirmation
 
-RESUMED_LATER = (Ending.PAUSED, Ending.DIED)
+RESUMED_LATER = {Ending.PAUSED: "; it can resume", Ending.DIED: "; it resumes later"}
 STYLES = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "dim", Ending.DIED: "yellow"}
 
 
@@ -176,7 +176,7 @@ class _View(TrialCounts):
         """Return the ending of a trial in words."""
         score = f" with {with_standard_error(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
         why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
-        resumes = "; it resumes later" if outcome.ending in RESUMED_LATER else ""
+        resumes = RESUMED_LATER.get(outcome.ending, "")
         return f"{self.noun} {outcome.trial} {outcome.ending} after {humanized(outcome.seconds)}{score}{why}{resumes}"
 
     def _show(self, text: str, style: str = "") -> None:

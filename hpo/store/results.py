@@ -271,7 +271,7 @@ class StudyResults:
         first = min(runs, key=lambda run: run.trial)
         trial = next(trial for trial in self.trials if trial.number == number)
         return replace(
-            trial, score=first.validation.objective, train_score=first.train and first.train.objective,
+            trial, score=first.validation.objective, train_score=first.train.objective if first.train else None,
             validation=first.validation, best_epoch=first.epoch, seconds=first.seconds, seed=first.seed,
         )  # fmt: skip
 

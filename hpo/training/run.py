@@ -339,9 +339,9 @@ class Run:
         if fold_run.fold is not None:
             where = f"{where} of fold {fold_run.fold + 1} of {len(self._context.splits.folds)}"
         if self._requested is Action.PAUSE:
-            return Ending.PAUSED, f"Paused after {where}."
+            return Ending.PAUSED, f"At {where}."
         if self._requested is Action.STOP:
-            return Ending.PRUNED, f"Stopped after {where}."
+            return Ending.PRUNED, f"At {where}."
         limit = self.assignment.limit_seconds
         if limit is not None and self._elapsed() > limit:
             return Ending.INFEASIBLE, f"Over its limit of {humanized(limit)} after {where}."

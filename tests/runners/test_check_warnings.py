@@ -132,12 +132,13 @@ def test_classes_that_few_rows_tell_about() -> None:
 
 
 def test_a_time_for_fewer_than_ten_trials() -> None:
-    assert warnings.on_few_trials(forecast().fitting, 6) is None
-    assert warnings.on_few_trials(forecast(seconds_left=None).fitting, 6) is None
-    sentence = warnings.on_few_trials(forecast(seconds_left=1299.0).fitting, 6)
+    assert warnings.on_few_trials(forecast().fitting, 40, 6) is None
+    assert warnings.on_few_trials(forecast(seconds_left=None).fitting, 40, 6) is None
+    sentence = warnings.on_few_trials(forecast(seconds_left=1299.0).fitting, 40, 6)
     assert sentence is not None
     assert "Only 8 of the longest trials fit" in sentence
     assert "epochs (now 6)" in sentence
+    assert warnings.on_few_trials(forecast(seconds_left=1299.0).fitting, 8, 6) is None, "as many as asked for"
 
 
 def test_trials_beyond_their_own_limit() -> None:

@@ -149,7 +149,7 @@ def test_a_stop_ends_a_trial_at_the_moment_of_its_report() -> None:
     ((at, _, outcome),) = all_said(pool, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best, outcome.seconds) == (50.0, Ending.PRUNED, report, 50.0)
-    assert outcome.reason == "Stopped after step 250 of 500."
+    assert outcome.reason == "At step 250 of 500."
 
 
 def test_a_decision_about_another_attempt_or_after_the_last_step_does_nothing() -> None:
@@ -171,7 +171,7 @@ def test_a_pause_ends_a_trial_between_two_reports() -> None:
     ((at, _, outcome),) = all_said(pool, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best, outcome.seconds) == (70.0, Ending.PAUSED, report, 70.0)
-    assert outcome.reason == "Paused after step 350 of 500."
+    assert outcome.reason == "At step 350 of 500."
 
 
 def test_a_worker_trains_one_assignment_at_a_time() -> None:

@@ -141,7 +141,7 @@ def test_one_that_is_cut_before_its_last_evaluation_ends_with_its_thresholds(
     with monkeypatch.context() as patched:
         patched.setattr(OptimizerStep, "take", cut)
         _, paused = trained(worker, assignment)
-    assert (paused.ending, paused.reason) == ("paused", "Paused after step 20 of 20 of fold 2 of 2.")
+    assert (paused.ending, paused.reason) == ("paused", "At step 20 of 20 of fold 2 of 2.")
     _, outcome = trained(open_worker(folded, splits, tmp_path / "cut"), replace(assignment, attempt=2))
     assert outcome.ending == "completed", outcome.reason
     expected, found = (fitted_among(load_weights(tmp_path / name, 0)) for name in ("uncut", "cut"))

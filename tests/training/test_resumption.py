@@ -358,9 +358,8 @@ def test_a_decision_takes_effect_in_the_middle_of_an_evaluation(
                     outcome = said
     assert len(asked) == 2, "no batch after the decision"
     assert scores(before) == scores(expected[:at])
-    verb, state = ("Paused", Ending.PAUSED) if action is Action.PAUSE else ("Stopped", Ending.PRUNED)
-    assert outcome.ending is state
-    assert outcome.reason.startswith(f"{verb} after step ")
+    assert outcome.ending is (Ending.PAUSED if action is Action.PAUSE else Ending.PRUNED)
+    assert outcome.reason.startswith("At step ")
     if action is Action.STOP:
         return
     after, outcome = trained(opened(tiny_bert, texts, tmp_path / "cut", folds), replace(assignment, attempt=2))

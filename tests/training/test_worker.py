@@ -195,7 +195,7 @@ def test_a_decision_from_another_thread_has_its_effect_before_the_next_step(
 
     monkeypatch.setattr(OptimizerStep, "take", step_while_another_thread_decides)
     reports, outcome = trained(worker, tiny_assignment())
-    assert (reports, outcome.ending, outcome.reason) == ([], Ending.PRUNED, "Stopped after step 3 of 16.")
+    assert (reports, outcome.ending, outcome.reason) == ([], Ending.PRUNED, "At step 3 of 16.")
 
 
 def test_a_device_that_is_given_is_used_as_it_is(study: StudyConfig):

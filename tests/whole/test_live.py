@@ -115,7 +115,7 @@ def test_a_trial_that_goes_on_is_not_over() -> None:
     log.ended(outcome(7, Ending.COMPLETED, 0.7))
     assert (log.standing.completed, log.standing.failed) == (3, 0)
     lines = stream.getvalue().splitlines()
-    assert "Cut by a signal; it resumes later; 5 of 10 done" in lines[1]
+    assert "Cut by a signal; it can resume; 5 of 10 done" in lines[1]
     assert "Killed by signal 9; it resumes later; 5 of 10 done" in lines[2]
     assert "1 failed" in lines[3]
 

@@ -155,7 +155,7 @@ def test_an_interrupted_search_says_so_and_goes_on(
         cut = hpo("run", study_file, "--notify", f"command:{sys.executable} -c 'import sys'")
     assert cut.code == 130
     assert "trial 0 paused" in cut.out
-    assert "it resumes later" in cut.out
+    assert "it can resume" in cut.out
     shown = hpo("status").out
     assert "the last run ended" in shown
     assert "trial 0 waits: paused; resumes later" in shown

@@ -185,7 +185,7 @@ def _concluded(found: _Findings, now: datetime) -> Check:
         *map(warnings.on_metric, found.fitting),
         warnings.on_cut_texts(found.cut_share, int(found.space.largest("max_length"))),
         warnings.on_rare_classes(splits, found.metric),
-        warnings.on_few_trials(forecast.fitting, int(found.space.largest("epochs"))),
+        warnings.on_few_trials(forecast.fitting, forecast.trials, int(found.space.largest("epochs"))),
         warnings.on_trial_time(forecast.trial_seconds, limits.trial_seconds),
         warnings.on_disk(forecast.disk_bytes, free, str(files_folder(config))),
         warnings.on_grace(_pausing_seconds(found, free), config.compute.grace_seconds),

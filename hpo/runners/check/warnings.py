@@ -72,9 +72,15 @@ def on_rare_classes(splits: Splits, metric: SelectionMetric) -> str | None:
     )
 
 
-def on_few_trials(fitting: tuple[int, int] | None, epochs: int) -> str | None:
-    """Warn of a time limit into which few of the longest trials fit, whose number of epochs is `epochs`."""
-    if fitting is None or fitting[1] >= LEAST_TRIALS:
+def on_few_trials(fitting: tuple[int, int] | None, trials: int | None, epochs: int) -> str | None:
+    """Warn of a time limit into which few of the longest trials fit, if the budget allows more than these.
+
+    Args:
+        fitting: shortest and longest trials that fit into the time; None without a limit.
+        trials: of the budget; None for as many as fit.
+        epochs: those of the longest trials.
+    """
+    if fitting is None or fitting[1] >= min(LEAST_TRIALS, trials or LEAST_TRIALS):
         return None
     return (
         f"Only {fitting[1]} of the longest trials fit into the time, but a search needs {LEAST_TRIALS} or more; give "

@@ -77,8 +77,8 @@ class ReplayedAttempt:
         if action is Action.CONTINUE or now >= self._ends_at():
             return None
         self._paused_at = now
-        ending, verb = (Ending.PRUNED, "Stopped") if action is Action.STOP else (Ending.PAUSED, "Paused")
-        return self._outcome(ending, now, f"{verb} after step {self._step(self._share_at(now))} of {self._steps}.")
+        ending = Ending.PRUNED if action is Action.STOP else Ending.PAUSED
+        return self._outcome(ending, now, f"At step {self._step(self._share_at(now))} of {self._steps}.")
 
     def _next(self) -> tuple[float, Callable[[float], Message]]:
         """Return the time of the next message and its function; of several at one time the first listed here."""

@@ -123,8 +123,8 @@ class Mistakes:
 
 def error_line(error: Exception) -> str:
     """Return an error in one line of at most `LONGEST_REASON` letters, with its kind where it is none of ours."""
-    told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
-    return " ".join(told.split())[:LONGEST_REASON]
+    text = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:LONGEST_REASON]
 
 
 def without_credentials(text: str) -> str:

@@ -137,8 +137,8 @@ class TrialCounts(SearchCallback):
         from hpo.verdict.wording import amount, in_points
 
         found = gain_over_default(self._others, self._default)
-        told = found and f"{amount(self.metric, found.gain)} {in_points(self.metric, found.interval)}"
-        return f", over the default {told}" if told else ""
+        lead = found and f"{amount(self.metric, found.gain)} {in_points(self.metric, found.interval)}"
+        return f", over the default {lead}" if lead else ""
 
     def left(self) -> str:
         """Return the time left in words, after a comma; empty if unknown."""

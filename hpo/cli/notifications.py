@@ -167,11 +167,11 @@ def _command(url: str) -> Recipient:
         )
 
     def send(sentence: str) -> str:
-        nowhere = subprocess.DEVNULL
+        devnull = subprocess.DEVNULL
         try:
             # In its own session, so that Ctrl-C for the search does not reach it.
             process = subprocess.Popen(
-                [*words, sentence], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+                [*words, sentence], stdin=devnull, stdout=devnull, stderr=devnull, start_new_session=True
             )
         except OSError as error:
             return str(error.strerror)

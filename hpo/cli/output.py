@@ -60,10 +60,10 @@ def _open_missing() -> list[int]:
             os.fstat(number)
         except OSError:
             closed.append(number)
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_RDWR)
+            if devnull != number:
+                os.dup2(devnull, number)
+                os.close(devnull)
     return closed
 
 

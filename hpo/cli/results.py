@@ -74,17 +74,17 @@ def delete(
             # The search's files at the URL stay; the next confirmation deletes there what it does not need.
             folder, sent_to = folder / CONFIRMATION, None
         # Opened before rows are deleted: if this machine cannot reach the URL, another can still delete the study.
-        twin = None if sent_to is None else RemoteFiles(sent_to, name, folder)
-        files = f"{folder}" if twin is None else f"{folder} and {twin.place}"
+        remote = None if sent_to is None else RemoteFiles(sent_to, name, folder)
+        files = f"{folder}" if remote is None else f"{folder} and {remote.place}"
         if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {files}?"):
             typer.echo("Nothing was deleted.")
             raise typer.Exit(1)
         delete_study(database, name, refuse=refuse_led)
     typer.echo(f"Deleted the study {name!r} with {len(results.trials)} trials.")
     try:
-        if twin is not None:
-            twin.delete()
-            typer.echo(f"Deleted {twin.place}.")
+        if remote is not None:
+            remote.delete()
+            typer.echo(f"Deleted {remote.place}.")
     finally:
         _delete_folder(folder)
 

@@ -45,10 +45,10 @@ class Signals:
 
     def _forget_terminal(self) -> None:
         """Discard output to the closed terminal instead of failing."""
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        devnull = os.open(os.devnull, os.O_RDWR)
         for stream in self._terminals:
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+            os.dup2(devnull, stream)
+        os.close(devnull)
 
 
 _ENDING = "\nEnding at the next step, in {} at the latest; interrupt again to end now. The same command resumes it.\n"

@@ -64,7 +64,7 @@ def status(
         typer.echo(json.dumps(state | more, indent=2))
     else:
         console().print(_drawn(states))
-        console().print(_told(gain, states[0].metric), end="", soft_wrap=True)
+        console().print(_worded(gain, states[0].metric), end="", soft_wrap=True)
 
 
 def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
@@ -96,14 +96,14 @@ def _watch(database: "Database", study: str | None) -> None:
     """Redraw the study until no process leads it, or until Ctrl-C."""
     from hpo.cli.tables import console
 
-    finished, told = -1, ""
+    finished, line = -1, ""
     try:
         with Live(console=console(), auto_refresh=False) as live:
             while True:
                 states = _states(database, study)
                 if states[0].standing.finished != finished:
-                    finished, told = states[0].standing.finished, _told(_gain(database, states[0]), states[0].metric)
-                live.update(Group(_drawn(states), Text(told)), refresh=True)
+                    finished, line = states[0].standing.finished, _worded(_gain(database, states[0]), states[0].metric)
+                live.update(Group(_drawn(states), Text(line)), refresh=True)
                 if _leader(states[0]) is None:
                     break
                 time.sleep(REDRAWN_SECONDS)
@@ -111,7 +111,7 @@ def _watch(database: "Database", study: str | None) -> None:
         return
 
 
-def _told(gain: "Gain | None", metric: str) -> str:
+def _worded(gain: "Gain | None", metric: str) -> str:
     """Return a sentence on a gain after an empty line; empty if the gain is unknown."""
     from hpo.verdict.gain import gain_in_words
 

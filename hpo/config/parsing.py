@@ -112,8 +112,8 @@ def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: 
     """Return what is wrong, one sentence a key: nothing of what is missing because it is misspelt."""
     keys = dotted_keys(model)
     # A default that another field decides is not known while there is a mistake.
-    told = [detail for detail in details if detail["type"] != "default_factory_not_called"]
-    by_key = {".".join(_place(model, detail["loc"])[0]): detail for detail in reversed(told)}
+    reported = [detail for detail in details if detail["type"] != "default_factory_not_called"]
+    by_key = {".".join(_place(model, detail["loc"])[0]): detail for detail in reversed(reported)}
     meant = {
         one for key, detail in by_key.items() if detail["type"] == "extra_forbidden" for one in misspelt(key, keys)
     }

@@ -104,7 +104,7 @@ def _learning_curve(svg: Element, data: ReportData, trial: int) -> None:
         colors[data.recommended.number] = ORANGE
     curves = curves_of(data)
     drawn = {number: curves[number] for number in colors if number in curves}
-    low, high = axis_ends(one.score for told in drawn.values() for one in told)
+    low, high = axis_ends(one.score for evaluations in drawn.values() for one in evaluations)
 
     def place(percent: float, score: float) -> tuple[float, float]:
         return LEFT + percent / 100 * (RIGHT - LEFT), BOTTOM - (score - low) / (high - low) * (BOTTOM - TOP)
@@ -117,8 +117,8 @@ def _learning_curve(svg: Element, data: ReportData, trial: int) -> None:
         _, y = place(0, score)
         _add(svg, "line", x1=LEFT, y1=y, x2=RIGHT, y2=y, stroke=GREY, stroke_opacity=0.25)
         _write(svg, f"{score:.4g}", LEFT - 6, y + 4, "end")
-    for order, (number, told) in enumerate(drawn.items()):
-        places = [place(one.rung / 10, one.score) for one in told]
+    for order, (number, evaluations) in enumerate(drawn.items()):
+        places = [place(one.rung / 10, one.score) for one in evaluations]
         for (x1, y1), (x2, y2) in pairwise(places):
             _add(svg, "line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=colors[number], stroke_width=2)
         for x, y in places:

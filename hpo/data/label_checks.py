@@ -29,11 +29,11 @@ def refuse_rare_classes(train: Examples, kind: TargetType, least: int, purpose: 
     if not rare:
         return
     fewest = min(rare, key=lambda label: (rare[label], label))
-    told = f"{listed_labels(rare)} ({rare[fewest]:,} of {listed_labels([fewest])}"
+    shortage = f"{listed_labels(rare)} ({rare[fewest]:,} of {listed_labels([fewest])}"
     if len(rare) > len(counts) / 2:
-        told += f"; the label column holds {len(counts):,} values in {train.rows:,} rows: is it the right one?"
+        shortage += f"; the label column holds {len(counts):,} values in {train.rows:,} rows: is it the right one?"
     raise DataError(
-        f"Every label needs at least {least} training rows{purpose}, but there are fewer of {told}); {remedy}"
+        f"Every label needs at least {least} training rows{purpose}, but there are fewer of {shortage}); {remedy}"
         f"{LEAVE_OUT}."
     )
 

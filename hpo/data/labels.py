@@ -160,17 +160,17 @@ SINGLE_LABEL = TargetType(
 
 
 def _refuse_no_numbers(cells: Mapping[str, Sequence[str]]) -> None:
-    strange = {name: Counter(cell for cell in of_split if not _is_number(cell)) for name, of_split in cells.items()}
-    told = [
+    invalid = {name: Counter(cell for cell in of_split if not _is_number(cell)) for name, of_split in cells.items()}
+    listed = [
         f"{name} has {', '.join(repr(cell[:SHOWN_CHARACTERS]) for cell in list(counts)[:SHOWN_MISTAKES])}"
         f"{', ...' if len(counts) > SHOWN_MISTAKES else ''} (rows: {counts.total():,})"
-        for name, counts in strange.items()
+        for name, counts in invalid.items()
         if counts
     ]
-    if told:
+    if listed:
         raise DataError(
             f"task.name is regression, which needs a number in each row of the label column, but "
-            f"{' and '.join(told)}; mend these rows, or name another data.label_column."
+            f"{' and '.join(listed)}; mend these rows, or name another data.label_column."
         )
     train = cells["training"]
     if len({float(cell) for cell in train}) < 2:

@@ -136,8 +136,8 @@ def iterative_stratification(counts: NDArray[np.int64], sizes: Sequence[int], se
             if part_of[row] < 0:
                 summed = [sum(of_part) for of_part in zip(*(gains[one] for one in labels_of[row]), strict=True)]
                 urgent = [without[one] for one in labels_of[row] if left[one] <= len(without[one])]
-                in_need = [part for part in set[int]().union(*urgent) if room[part]]
-                open_parts = in_need or [part for part, rows_left in enumerate(room) if rows_left]
+                lacking = [part for part in set[int]().union(*urgent) if room[part]]
+                open_parts = lacking or [part for part, rows_left in enumerate(room) if rows_left]
                 # Rounded, so that equal parts stay equal whatever the order of summation.
                 part = max(open_parts, key=lambda one: (round(summed[one], 9), room[one]))
                 part_of[row] = part

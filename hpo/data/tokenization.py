@@ -287,8 +287,8 @@ def _chunks(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_leng
     rows = CHUNK_PAIRS if max_length is None else CHUNK_ROWS
     for start in range(0, len(texts), rows):
         chunk, cut = list(texts[start : start + rows]), max_length is not None
-        lean = {"return_attention_mask": False, "return_token_type_ids": False}
-        yield tokenizer(chunk, truncation=cut, max_length=max_length, **lean, **BARE)
+        ids_only = {"return_attention_mask": False, "return_token_type_ids": False}
+        yield tokenizer(chunk, truncation=cut, max_length=max_length, **ids_only, **BARE)
 
 
 def _without_control_tokens(ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.int32]:

@@ -247,9 +247,9 @@ class ProcessGroup(RankGroup):
     def _gathered(self, value: bytes, size: int) -> list[bytes]:
         """Return the values of all ranks in `size` bytes each, with the length first; longer values are cut."""
         padded = (len(value).to_bytes(LENGTH_BYTES) + value)[:size].ljust(size)
-        mine = torch.frombuffer(bytearray(padded), dtype=torch.uint8)
-        of_ranks = [torch.empty_like(mine) for _ in range(self.ranks)]
-        distributed.all_gather(of_ranks, mine)
+        own = torch.frombuffer(bytearray(padded), dtype=torch.uint8)
+        of_ranks = [torch.empty_like(own) for _ in range(self.ranks)]
+        distributed.all_gather(of_ranks, own)
         return [one.numpy().tobytes() for one in of_ranks]
 
     def shard(self, batch: Batch) -> Batch | None:

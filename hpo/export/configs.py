@@ -50,10 +50,10 @@ def stored_verdict(results: StudyResults) -> Verdict | None:
 def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
     """Return the SHA-256 of a configuration's values, hexadecimal."""
     # Without what came later and changes nothing: the digest of a file that was written before stays what it was.
-    told = {
+    fields = {
         name: value for name, value in hyperparameters.to_mapping().items() if (name, value) not in ADDED_LATER.items()
     }
-    values = json.dumps([told, seed], sort_keys=True)
+    values = json.dumps([fields, seed], sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 
 

@@ -220,8 +220,8 @@ def _scores_of_folder(
 def _difference(before: Scores, after: Scores) -> str:
     """Say what merging has done to the score."""
     change = after.objective - before.objective
-    told = f"{abs(change):.4f} {'more' if change > 0 else 'less'} than" if change else "as"
-    return f"Merged, {after.metric} on validation is {after.objective:.4f}, {told} with the adapter beside the weights."
+    text = f"{abs(change):.4f} {'more' if change > 0 else 'less'} than" if change else "as"
+    return f"Merged, {after.metric} on validation is {after.objective:.4f}, {text} with the adapter beside the weights."
 
 
 def _unquantized(network: Any, gguf_file: str | None) -> Any:

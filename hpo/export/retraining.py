@@ -132,17 +132,17 @@ def reproduction_of(exported: Exported, score: float, differs: Sequence[str]) ->
     why = f"What differs: {'; '.join(differs)}." if differs else ON_GPU
     is_same = score == expected
     if is_same:
-        told = f"Reproduced to the last bit: {exported.metric} {score:.4f}."
+        sentence = f"Reproduced to the last bit: {exported.metric} {score:.4f}."
     elif exact:
-        told = f"Not reproduced: {numbers}, though nothing that is recorded differs. {UNRECORDED}"
+        sentence = f"Not reproduced: {numbers}, though nothing that is recorded differs. {UNRECORDED}"
     elif near is not None:
         is_same = min(near.low, expected) <= score <= max(near.high, expected)
         verb = "Reproduced, though not to the last bit" if is_same else "Not reproduced"
         where = f"{'where' if is_same else 'not where'} 95% of runs under another seed lie"
-        told = f"{verb}: {numbers}, {where}, {near.low:.4f} to {near.high:.4f}. {why}"
+        sentence = f"{verb}: {numbers}, {where}, {near.low:.4f} to {near.high:.4f}. {why}"
     else:
-        told = (
+        sentence = (
             f"It cannot be told whether it is reproduced: {numbers}, and how much seeds move the score is not known; "
             f"hpo confirm tells. {why}"
         )
-    return Reproduction(expected=expected, score=score, reproduced=is_same, differs=tuple(differs), sentence=told)
+    return Reproduction(expected=expected, score=score, reproduced=is_same, differs=tuple(differs), sentence=sentence)

@@ -228,8 +228,8 @@ def _note(metric: str, positive: str | None, reason: str) -> str:
     """Return a sentence on the metric, the positive class and the reason."""
     entry = METRICS.get(metric)
     if entry is not None and entry.of_positive_class:
-        spoken = "F1" if metric == "f1" else metric
-        return f"The metric is {spoken} of the positive class {positive!r} ({reason})."
+        shown = "F1" if metric == "f1" else metric
+        return f"The metric is {shown} of the positive class {positive!r} ({reason})."
     description = entry.description if entry else "a function of your own, maximised"
     about_positive = "" if positive is None else f"; the positive class is {positive!r} ({reason})"
     return f"The metric is {metric}: {description}{about_positive}."

@@ -48,8 +48,8 @@ def deviations(score: Callable[[NDArray[np.bool_]], float], groups: NDArray[np.i
 def scale(without: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return deviations from the scores without each group, shape (..., groups)."""
     count = without.shape[-1]
-    departs: NDArray[np.float64] = (without - without.mean(axis=-1, keepdims=True)) * ((count - 1) / count) ** 0.5
-    return departs
+    centred: NDArray[np.float64] = (without - without.mean(axis=-1, keepdims=True)) * ((count - 1) / count) ** 0.5
+    return centred
 
 
 def standard_error(scores: Scores, beta: float | None = None) -> float | None:
@@ -82,8 +82,8 @@ def standard_error(scores: Scores, beta: float | None = None) -> float | None:
             predicted[column] += sign
             if sign < 0:
                 without.append(float(metric.compute(counts)))
-    departs = np.array(without) - np.average(without, weights=times)
-    return float(((rows - 1) / rows * (times * departs**2).sum()) ** 0.5)
+    centred = np.array(without) - np.average(without, weights=times)
+    return float(((rows - 1) / rows * (times * centred**2).sum()) ** 0.5)
 
 
 def with_standard_error(

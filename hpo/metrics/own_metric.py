@@ -40,24 +40,24 @@ class OwnMetric:
         try:
             answer = self.function(true, predicted, **{name: others[name] for name in self.parameters & others.keys()})
         except Exception as error:
-            told = f"raised {type(error).__name__} on {rows} rows: {' '.join(str(error).split())}"
-            raise TrainingError(f"task.metric {self.spec!r} {told.rstrip('.: ')}.") from error
+            description = f"raised {type(error).__name__} on {rows} rows: {' '.join(str(error).split())}"
+            raise TrainingError(f"task.metric {self.spec!r} {description.rstrip('.: ')}.") from error
         if not isinstance(answer, Real) or not math.isfinite(answer):
             raise TrainingError(
                 f"task.metric {self.spec!r} must return one finite number, but on {rows} rows it returned "
-                f"{_spoken(answer)}."
+                f"{_described(answer)}."
             )
         return float(answer)
 
 
-def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any], told: str) -> OwnMetric:
+def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any], description: str) -> OwnMetric:
     """Find `module:function`, also in the working folder, and test it on a few rows, all predicted right and all wrong.
 
     Args:
         spec: as the user wrote it.
         right: arguments of a call: some rows, each predicted right.
         wrong: the same, predicted wrong.
-        told: description of these rows, and of the arrays, for messages.
+        description: description of these rows, and of the arrays, for messages.
 
     Raises:
         ConfigurationError: the module or function does not exist, fails on the test, or scores wrong predictions
@@ -68,7 +68,7 @@ def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any
     try:
         of_right, of_wrong = metric(**right), metric(**wrong)
     except TrainingError as error:
-        raise ConfigurationError(f"{error} That was a try with {told}.") from error
+        raise ConfigurationError(f"{error} That was a try with {description}.") from error
     if of_wrong > of_right:
         raise ConfigurationError(
             f"task.metric {spec!r} is {of_right:g} where all labels are predicted right and {of_wrong:g} where all are "
@@ -93,7 +93,7 @@ def _function(spec: str) -> Callable[..., Any]:
     function: object = getattr(module, name)
     if not callable(function):
         raise ConfigurationError(
-            f"task.metric is {spec!r}, but that is {_spoken(function)}; name a function that is called as "
+            f"task.metric is {spec!r}, but that is {_described(function)}; name a function that is called as "
             "function(true, predicted)."
         )
     return function
@@ -118,9 +118,9 @@ def _module(name: str, spec: str) -> ModuleType:
 
 
 def _broken(spec: str, error: Exception) -> ConfigurationError:
-    told = " ".join(str(error).split()).rstrip(".")
+    description = " ".join(str(error).split()).rstrip(".")
     return ConfigurationError(
-        f"task.metric is {spec!r}, but its module cannot be imported: {type(error).__name__}: {told}."
+        f"task.metric is {spec!r}, but its module cannot be imported: {type(error).__name__}: {description}."
     )
 
 
@@ -132,6 +132,6 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
         return frozenset()
 
 
-def _spoken(value: object) -> str:
+def _described(value: object) -> str:
     """Describe a value that is not one finite number."""
     return f"{value}" if value is None or isinstance(value, Real) else f"a value of type {type(value).__name__}"

@@ -96,7 +96,7 @@ class AdaptedRows:
             kept = pad(kept, (0, 0, 0, mine.shape[1] - own.shape[1]))
         return kept.view(-1, states.shape[-1])
 
-    def goes_with(self, before: "AdaptedRows") -> bool:
+    def can_join(self, before: "AdaptedRows") -> bool:
         """Return true if both can be computed in one product: neighbours with equal shapes and scaling."""
         of_both = [
             (one.rows.stop - one.rows.start, one.adapter.lora_A.weight.shape, one.scaling, one.kept_share)
@@ -117,7 +117,7 @@ def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) ->
     """
     groups: list[list[AdaptedRows]] = []
     for one in adapters:
-        if groups and one.goes_with(groups[-1][-1]):
+        if groups and one.can_join(groups[-1][-1]):
             groups[-1].append(one)
         else:
             groups.append([one])

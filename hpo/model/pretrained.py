@@ -56,11 +56,11 @@ def load_model(
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     # transformers shows its progress in reading GGUF whatever its settings.
     with quietly(), redirect_stderr(io.StringIO()) if config.gguf_file else nullcontext():
-        with _told(config, "The model"):
+        with _explained_errors(config, "The model"):
             network, found = task.load(
                 source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options, **quantized
             )
-        with _told(config, "The tokenizer"):
+        with _explained_errors(config, "The tokenizer"):
             # What looks like a special token in a text is text; the folder of a trained model has the same setting.
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, split_special_tokens=True, **options)
     _refuse_empty(config, tokenizer)
@@ -155,7 +155,7 @@ def _refuse_incomplete(config: ModelConfig) -> None:
 
 
 @contextmanager
-def _told(config: ModelConfig, part: str) -> Iterator[None]:
+def _explained_errors(config: ModelConfig, part: str) -> Iterator[None]:
     """Explain in one sentence why a part of a model could not be loaded."""
     try:
         yield

@@ -69,19 +69,19 @@ def over_time(data: ReportData) -> "Figure | str":
 def learning_curves(data: ReportData) -> "Figure | str":
     """Draw the score of every trial over the examples seen; pruned and failed trials are faint."""
     trials = {trial.number: trial for trial in data.results.trials}
-    curves = {number: told for number, told in curves_of(data).items() if number in trials}
+    curves = {number: curve for number, curve in curves_of(data).items() if number in trials}
     if not curves:
         return "No trial has been evaluated yet, so there are no learning curves."
     figure = empty_figure(420, xaxis={"title": seen_title(data)})
     figure.update_yaxes(**score_axis(data.results.metric))
     recommended = data.recommended
-    for name, states, look in (
+    for name, states, style in (
         ("pruned or failed", ("PRUNED", "FAIL"), {"color": GREY, "width": 1, "opacity": 0.35}),
         ("completed", ("COMPLETE",), {"color": BLUE, "width": 1.4, "opacity": 0.6}),
         ("in training or waiting", ("RUNNING", "WAITING"), {"color": GREEN, "width": 1.4, "opacity": 0.8}),
     ):
-        kept = [told for number, told in curves.items() if trials[number].state in states]
-        _add_lines(figure, kept, name, **look)  # type: ignore[arg-type]
+        kept = [curve for number, curve in curves.items() if trials[number].state in states]
+        _add_lines(figure, kept, name, **style)  # type: ignore[arg-type]
     if recommended is not None and recommended.number in curves:
         _add_lines(
             figure, [curves[recommended.number]], f"trial {recommended.number}", color=ORANGE, width=3, opacity=1.0
@@ -91,7 +91,7 @@ def learning_curves(data: ReportData) -> "Figure | str":
 
 def curves_of(data: ReportData) -> dict[int, list[Evaluation]]:
     """Return trial -> its evaluations, for trials that have any."""
-    return {number: list(told) for number, told in groupby(data.history.evaluations, key=lambda one: one.trial)}
+    return {number: list(curve) for number, curve in groupby(data.history.evaluations, key=lambda one: one.trial)}
 
 
 def seen_title(data: ReportData) -> str:
@@ -106,13 +106,13 @@ def _add_lines(
     """Add all `curves` as one trace with gaps, because a trace for each would be slow to draw and large."""
     if not curves:
         return
-    lines, lonely = ([told for told in curves if (len(told) > 1) == several] for several in (True, False))
-    for mode, kept in (("lines", lines), ("markers", lonely)):
+    lines, single = ([curve for curve in curves if (len(curve) > 1) == several] for several in (True, False))
+    for mode, kept in (("lines", lines), ("markers", single)):
         points: list[tuple[float | None, float | None, str]] = []
-        for told in kept:
+        for curve in kept:
             points += [
                 (one.rung / 10, one.score, f"trial {one.trial}, epoch {one.epoch:.2g}: {value_text(one.score)}")
-                for one in told
+                for one in curve
             ]
             points.append((None, None, ""))  # A gap.
         if points:

@@ -28,7 +28,7 @@ from hpo.tasks.registry import TASKS
 from hpo.training.context import CONFIRMATION
 from hpo.verdict.sequential_halving import Race, most_runs
 
-AMPLY = 1.2
+MARGIN = 1.2
 OPENING_SECONDS = 3.0
 """Seconds from the outcome of the last trial to the start of the first run."""
 LEAST_ROUNDS = 2
@@ -209,4 +209,4 @@ def confirming_seconds(
     rounds = -(-most_runs(asked.finalists, asked.seeds) // max(1, workers))
     share = asked.share * (limits.deadline - limits.begun)
     least = LEAST_ROUNDS * trial_seconds
-    return 0.0 if share < least else min(share, AMPLY * rounds * trial_seconds + baseline_seconds + OPENING_SECONDS)
+    return 0.0 if share < least else min(share, MARGIN * rounds * trial_seconds + baseline_seconds + OPENING_SECONDS)

@@ -36,7 +36,7 @@ class _Held:
     waiting: dict[int, Assignment] = field(default_factory=dict)
     ends_at: dict[int, float] = field(default_factory=dict)
     """Expected end of each running trial, in seconds since 1970, if known."""
-    heard_at: float = 0.0
+    last_message_at: float = 0.0
     """Time of the worker's last message, in seconds of listening."""
 
     @property
@@ -213,7 +213,7 @@ class Dispatch:
                 self._nothing_for.update(name for name in names if starts_in == 0 or self._held[name].count)
             return
         if not held.count:
-            held.heard_at = self._listened
+            held.last_message_at = self._listened
         held.waiting[assignment.trial] = assignment
         self._pool.give(worker, assignment)
 
@@ -267,17 +267,17 @@ class Dispatch:
             return
         longest = 60 * self._compute.hang_minutes
         for worker, held in self._held.items():
-            if held.count and self._listened - held.heard_at > longest:
-                held.heard_at = self._listened
+            if held.count and self._listened - held.last_message_at > longest:
+                held.last_message_at = self._listened
                 self._pool.kill(worker, f"It sent no message for {self._compute.hang_minutes:g} minutes.")
-        heard = (held.heard_at for held in self._held.values() if held.count)
-        self._none_silent_until = min(heard, default=self._listened) + longest
+        last_messages = (held.last_message_at for held in self._held.values() if held.count)
+        self._none_silent_until = min(last_messages, default=self._listened) + longest
 
     # -- from the workers
 
     def _handle(self, worker: str, message: WorkerMessage) -> None:
         held = self._held[worker]
-        held.heard_at = self._listened
+        held.last_message_at = self._listened
         match message:
             case Begun():
                 self._begin(held, message)

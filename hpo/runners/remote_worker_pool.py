@@ -176,8 +176,8 @@ class RemoteWorkerPool:
     @property
     def capacities(self) -> Mapping[str, Capacity]:
         """Capacities of workers that take assignments now, without those that have undelivered messages."""
-        unheard = {name for name, _ in self._messages}
-        return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in unheard}
+        undelivered = {name for name, _ in self._messages}
+        return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in undelivered}
 
     def open_lead(self, is_ending: Callable[[], bool] = lambda: False) -> None:
         """Wait until the first worker is open, however long that takes, unless the search is ending.

@@ -200,7 +200,7 @@ class Coordinator:
             self._create(metric, versions)
         else:
             self._store.set_space(self._record.space)
-            self._endings.take_up()
+            self._endings.requeue_running()
             self._keep_deadline()
         said = take_over(self._store, self._space, self._config, self._earlier, metric)
         self.forecasts.learn(self._store.attempts.reached(), self._store.attempts.micro_batch_sizes())

@@ -23,21 +23,21 @@ from hpo.search.trial_sizes import FORWARD, Floats, Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.store.trials import AttemptRecord, Reached
 
-UPDATE_SHARE, BELIEF = 0.1, 0.3
+PRIOR_UPDATE_SHARE, PRIOR_UPDATE_WEIGHT = 0.1, 0.3
 """Assumed share of the update in a step if probes do not determine it, and the weight of that assumption."""
 MAX_OBSERVATIONS = 64
 """Number of most recent segments of training that are kept."""
-STRETCH = 0.25
+SHORTEST_SEGMENT = 0.25
 """Shortest segment, as a share of its trial. It ends with an evaluation, so that each has its part of them."""
-LONGEST_STRETCH = 0.5
+LONGEST_SEGMENT = 0.5
 """Longest segment: it ends without an evaluation."""
 LEAST_DONE = 0.05
 """Share of a trial after which its speed is used, because its first steps are slow."""
-IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_STRETCH = 0.7, 0.25, 0.4, 0.08, 0.08
+IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_SEGMENT = 0.7, 0.25, 0.4, 0.08, 0.08
 """Prior standard deviations of the logarithm of observed over computed seconds; the observed spread scales them."""
-LATELY = 10.0
+SPEED_CORRELATION = 10.0
 """Correlation length of the machine's speed, in segments: after it the covariance falls to 1/e."""
-PRIOR_STRETCHES = 12
+PRIOR_SEGMENTS = 12
 """Weight of the prior standard deviations, in observed segments."""
 OUTLYING = 0.3
 """Largest factor between a segment and the median of it and its neighbours; beyond it, the machine was suspended."""
@@ -88,7 +88,7 @@ class CostModel:
             return None
         known, inverse, weights, scale, mean = self._posterior
         shared = _covariance(known, _rows([(work.kind, trial)], begins=len(known)))[:, 0]
-        alone = IN_COMMON**2 + OF_KIND**2 + OF_MACHINE**2 + OF_TRIAL**2 + OF_STRETCH**2 * STRETCH
+        alone = IN_COMMON**2 + OF_KIND**2 + OF_MACHINE**2 + OF_TRIAL**2 + OF_SEGMENT**2 * SHORTEST_SEGMENT
         deviation = math.sqrt(scale * max(0.0, alone - float(shared @ inverse @ shared)))
         return float(done @ self.unit_seconds) * math.exp(mean + float(shared @ weights) + above * deviation)
 
@@ -101,11 +101,11 @@ class CostModel:
         """Return the share, 0..1, of a trial's seconds that this much of its work takes."""
         return float(done @ self.unit_seconds) / (float(work.total @ self.unit_seconds) or 1.0)
 
-    def with_observation(self, stretch: Observation, *, continues: bool) -> "CostModel":
+    def with_observation(self, segment: Observation, *, continues: bool) -> "CostModel":
         """Return the costs with a segment added, or in place of the last segment of its trial."""
-        newest = max((n for n, one in enumerate(self.observations) if one.trial == stretch.trial), default=None)
+        newest = max((n for n, one in enumerate(self.observations) if one.trial == segment.trial), default=None)
         others = [one for n, one in enumerate(self.observations) if not (continues and n == newest)]
-        return replace(self, observations=(*others, stretch)[-MAX_OBSERVATIONS:])
+        return replace(self, observations=(*others, segment)[-MAX_OBSERVATIONS:])
 
     def confirming(self) -> "CostModel":
         """Return the costs of a confirmation's runs, after a search."""
@@ -125,10 +125,10 @@ class CostModel:
             trials[:] = np.clip(trials, medians - OUTLYING, medians + OUTLYING)
         residuals = ratios - mean
         rows = _rows([(one.kind, one.trial) for one in known])
-        noise = [OF_STRETCH**2 * STRETCH / max(one.share, STRETCH / 10) for one in known]
+        noise = [OF_SEGMENT**2 * SHORTEST_SEGMENT / max(one.share, SHORTEST_SEGMENT / 10) for one in known]
         inverse = np.linalg.inv(_covariance(rows, rows) + np.diag(noise)).astype(np.float64)
         weights: Floats = inverse @ residuals
-        scale = (PRIOR_STRETCHES + float(residuals @ weights)) / (PRIOR_STRETCHES + len(known))
+        scale = (PRIOR_SEGMENTS + float(residuals @ weights)) / (PRIOR_SEGMENTS + len(known))
         return rows, inverse, weights, scale, mean
 
 
@@ -145,8 +145,8 @@ def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) ->
             rows.append(done / timed.seconds)
             wanted.append(1.0)
             if timed.updates:
-                rows += [BELIEF * rows[-1] * (1, 0, 0, 0), BELIEF * rows[-1] * (0, 1, 0, 0)]
-                wanted += [BELIEF * (1 - UPDATE_SHARE), BELIEF * UPDATE_SHARE]
+                rows += [PRIOR_UPDATE_WEIGHT * rows[-1] * (1, 0, 0, 0), PRIOR_UPDATE_WEIGHT * rows[-1] * (0, 1, 0, 0)]
+                wanted += [PRIOR_UPDATE_WEIGHT * (1 - PRIOR_UPDATE_SHARE), PRIOR_UPDATE_WEIGHT * PRIOR_UPDATE_SHARE]
                 steps.append(Observation(trial=None, kind=kind, done=done, share=0.0, seconds=timed.seconds))
     if not rows:
         return CostModel(workload=workload)
@@ -155,10 +155,10 @@ def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) ->
     return CostModel(workload=workload, unit_seconds=unit / scales, probes=tuple(steps))
 
 
-def _rows(stretches: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
+def _rows(segments: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
     """Return for each segment a row (kind, time, trial), with nan if it has no trial."""
     return np.array(
-        [[*kind, time, math.nan if trial is None else trial] for time, (kind, trial) in enumerate(stretches, begins)]
+        [[*kind, time, math.nan if trial is None else trial] for time, (kind, trial) in enumerate(segments, begins)]
     )
 
 
@@ -168,7 +168,7 @@ def _covariance(some: Floats, others: Floats) -> Floats:
     covariance: Floats = (
         IN_COMMON**2
         + OF_KIND**2 * np.exp(-apart[..., :-2].sum(axis=-1))
-        + OF_MACHINE**2 * np.exp(-apart[..., -2] / LATELY)
+        + OF_MACHINE**2 * np.exp(-apart[..., -2] / SPEED_CORRELATION)
         + OF_TRIAL**2 * (apart[..., -1] == 0)
     )
     return covariance
@@ -230,7 +230,7 @@ class Forecasts:
         for number, trial in list(self._trials.items())[-MAX_OBSERVATIONS:]:
             if trial.share:
                 trial.since, trial.continues = (NOTHING, 0.0), True
-                self._see(number, trial.share, trial.seconds)
+                self._record_progress(number, trial.share, trial.seconds)
 
     def begun(self, number: int, attempt: int, hyperparameters: Hyperparameters) -> None:
         """Record the start of an attempt; a repeated call has no effect."""
@@ -245,7 +245,7 @@ class Forecasts:
         """Record the progress of a trial from its report."""
         if report.trial in self._trials:
             share = self._work(report.trial).share_at(report.rung)
-            self._see(report.trial, share, report.seconds, evaluated=True)
+            self._record_progress(report.trial, share, report.seconds, evaluated=True)
 
     def progressed(self, progress: Progress) -> bool:
         """Record the progress of a trial between reports; return whether it changes the forecast."""
@@ -253,7 +253,7 @@ class Forecasts:
         trial = self._trials.get(progress.trial)
         tells = trial is not None and abs(share - trial.share) >= LEAST_DONE
         if tells:
-            self._see(progress.trial, share, progress.seconds)
+            self._record_progress(progress.trial, share, progress.seconds)
         return tells
 
     def ended(self, outcome: Outcome) -> None:
@@ -304,7 +304,7 @@ class Forecasts:
         ahead = zip(work.rungs, work.shares, strict=True)
         return {rung: each * float((work.done_at(share) - done) @ unit) for rung, share in ahead if share > trial.share}
 
-    def _see(self, number: int, share: float, seconds: float, *, evaluated: bool = False) -> None:
+    def _record_progress(self, number: int, share: float, seconds: float, *, evaluated: bool = False) -> None:
         trial = self._trials[number]
         work = self._work(number)
         self._states_known.add(work.states)
@@ -312,11 +312,11 @@ class Forecasts:
         if trial.since is None or share < trial.share or seconds <= trial.since[1]:
             trial.since, trial.continues = (done, seconds), False
         else:
-            of_stretch, taken = done - trial.since[0], seconds - trial.since[1]
-            share_of_trial = self.costs.share(work, of_stretch)
-            stretch = Observation(trial=number, kind=work.kind, done=of_stretch, share=share_of_trial, seconds=taken)
-            self.costs = self.costs.with_observation(stretch, continues=trial.continues)
-            trial.continues = stretch.share < (STRETCH if evaluated else LONGEST_STRETCH)
+            work_done, taken = done - trial.since[0], seconds - trial.since[1]
+            share_of_trial = self.costs.share(work, work_done)
+            segment = Observation(trial=number, kind=work.kind, done=work_done, share=share_of_trial, seconds=taken)
+            self.costs = self.costs.with_observation(segment, continues=trial.continues)
+            trial.continues = segment.share < (SHORTEST_SEGMENT if evaluated else LONGEST_SEGMENT)
             if not trial.continues:
                 trial.since = (done, seconds)
         trial.share, trial.seconds, trial.left = share, seconds, None

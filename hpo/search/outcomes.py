@@ -22,7 +22,7 @@ from hpo.messages import Ending, Outcome, Report
 from hpo.store.study_store import StudyStore
 from hpo.store.trials import AttemptEnd
 
-STRIKES_OUT = 2
+QUARANTINE_AT = 2
 """Number of trials that must have failed on this worker and on no other for it to be quarantined."""
 RUN_OF_FAILURES = 3
 """Failures in a row after which the search ends."""
@@ -66,7 +66,7 @@ class Faults:
     """Failures since a trial last ended normally, or was paused after progress."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """Workers that get no more trials, with the reason in a sentence."""
-    _breaker: str | None = None
+    _abort: str | None = None
     """Reason that the search ends; None before."""
     alone: set[int] = field(default_factory=set)
     """Trials that shared a worker that died; each is trained alone from then on."""
@@ -74,13 +74,13 @@ class Faults:
     def failed(self, trial: int, worker: str, reason: str) -> Fault:
         """Record that a trial failed, and return whether it is retried."""
         self._running.append(_Failure(worker=worker, reason=reason))
-        self._breaker = self._breaker or self._common_cause()
+        self._abort = self._abort or self._common_cause()
         failed_on = self._failed_on.setdefault(trial, {})
         failed_on[worker] = reason
         if len(failed_on) > 1 or not self._usable - failed_on.keys():
             del self._failed_on[trial]
             return Fault.TRIAL
-        self._quarantine_if_struck(worker)
+        self._quarantine_if_faulty(worker)
         return Fault.ELSEWHERE
 
     def advanced(self) -> None:
@@ -90,7 +90,7 @@ class Faults:
     def died(self, trial: int, worker: str) -> None:
         """Record that a worker's process died while training a trial, which counts as a failure on that worker."""
         self._failed_on.setdefault(trial, {})[worker] = DEATH
-        self._quarantine_if_struck(worker)
+        self._quarantine_if_faulty(worker)
 
     def ended_well(self, trial: int, worker: str) -> None:
         """Record that a trial ended normally, so that its earlier failures are blamed on their workers."""
@@ -100,7 +100,7 @@ class Faults:
                 self._confirmed.setdefault(other, {})[trial] = reason
         for other in self._suspected - {worker}:
             self._others_do_well.add(other)
-            self._quarantine_if_struck(other)
+            self._quarantine_if_faulty(other)
 
     def quarantine(self, worker: str, reason: str) -> None:
         """Record that a worker gets no more trials, even if it is the last one."""
@@ -113,7 +113,7 @@ class Faults:
 
     def is_held_back(self, worker: str) -> bool:
         """Return true if a worker must wait until it is known whether trials end normally elsewhere."""
-        return worker in self._in_play - self._usable
+        return worker in self._active - self._usable
 
     def is_avoided(self, worker: str) -> bool:
         """Return true if an unfinished trial failed on a worker."""
@@ -121,39 +121,39 @@ class Faults:
 
     def abort_reason(self) -> str | None:
         """Return the reason that the search must end at once, in a sentence; None if it may continue."""
-        if self._breaker or not self.quarantined or self._in_play:
-            return self._breaker
+        if self._abort or not self.quarantined or self._active:
+            return self._abort
         worker, reason = list(self.quarantined.items())[-1]
         return f"No worker is left to train on; the last one was {worker}: {reason}"
 
     @property
-    def _in_play(self) -> set[str]:
+    def _active(self) -> set[str]:
         return set(self.workers) - self.quarantined.keys()
 
     @property
     def _usable(self) -> set[str]:
         """Usable workers: without those on which two trials failed, unless no others are left."""
-        struck = {worker for worker in self._suspected if len(self._strikes(worker)) >= STRIKES_OUT}
-        return self._in_play - struck or self._in_play
+        faulty = {worker for worker in self._suspected if len(self._own_failures(worker)) >= QUARANTINE_AT}
+        return self._active - faulty or self._active
 
     @property
     def _suspected(self) -> set[str]:
         return self._confirmed.keys() | {worker for failed_on in self._failed_on.values() for worker in failed_on}
 
-    def _strikes(self, worker: str) -> dict[int, str]:
+    def _own_failures(self, worker: str) -> dict[int, str]:
         """Return trial -> reason of the trials that failed on this worker and on no other."""
         suspected = {
             trial: failed_on[worker] for trial, failed_on in self._failed_on.items() if failed_on.keys() == {worker}
         }
         return self._confirmed.get(worker, {}) | suspected
 
-    def _quarantine_if_struck(self, worker: str) -> None:
-        strikes = self._strikes(worker)
+    def _quarantine_if_faulty(self, worker: str) -> None:
+        failures = self._own_failures(worker)
         is_known = worker in self._others_do_well
-        if self._breaker or not is_known or len(strikes) < STRIKES_OUT or self._in_play <= {worker}:
+        if self._abort or not is_known or len(failures) < QUARANTINE_AT or self._active <= {worker}:
             return
-        trials = " and ".join(map(str, sorted(strikes)))
-        reason = strikes[max(strikes)]
+        trials = " and ".join(map(str, sorted(failures)))
+        reason = failures[max(failures)]
         self.quarantine(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
 
     def _common_cause(self) -> str | None:
@@ -224,7 +224,7 @@ class Endings:
         for name, reason in judged.quarantined.items() if judged else ():
             self.store.events.add("quarantined", worker=name, reason=reason)
 
-    def take_up(self) -> None:
+    def requeue_running(self) -> None:
         """Requeue the trials that a dead leader left running, to be resumed first."""
         for trial in self.store.trials.get_all(TrialState.RUNNING):
             ends = self.store.attempts.ends(trial.number)

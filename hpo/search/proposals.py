@@ -155,10 +155,10 @@ class Proposals:
         Each comes with the sampler to use, None for the study's own.
         """
         held = {trial.number for trial in self._held_back()}
-        goes_on = [trial for trial in waits if trial.number not in held]
+        resumable = [trial for trial in waits if trial.number not in held]
         # A trial that has started has its seed among its attributes.
-        goes_on.sort(key=lambda trial: "seed" not in trial.user_attrs)
-        yield from self._resumed(goes_on, request, must_train)
+        resumable.sort(key=lambda trial: "seed" not in trial.user_attrs)
+        yield from self._resumed(resumable, request, must_train)
         most = self.config.budget.most_trials
         allowed = math.inf if most is None else most - self.store.trials.count()
         if self._has_stalled():

@@ -90,8 +90,8 @@ def _extreme(space: SearchSpace, signs: Signs) -> Hyperparameters:
             return every_value(parameter, chosen)
         return (_furthest(parameter, chosen, signs),)
 
-    ways = combinations_of(space.parameters, values_of, {})
-    furthest = max(ways, key=lambda values: tuple(_distance(name, values, signs) for name in COSTS))
+    candidates = combinations_of(space.parameters, values_of, {})
+    furthest = max(candidates, key=lambda values: tuple(_distance(name, values, signs) for name in COSTS))
     return space.hyperparameters(furthest)
 
 

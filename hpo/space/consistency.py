@@ -44,7 +44,7 @@ def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Va
     """Return representative trials for `fields`: values of the active ones and of the parameters they depend on."""
     deciding = _deciding(parameters, fields)
     involved = [parameter for parameter in parameters if parameter.name in deciding]
-    return combinations_of(involved, lambda parameter, _: _telling_values(parameter, involved), {})
+    return combinations_of(involved, lambda parameter, _: _representative_values(parameter, involved), {})
 
 
 def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
@@ -120,7 +120,7 @@ def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str
     return found
 
 
-def _telling_values(parameter: Parameter, others: Sequence[Parameter]) -> Iterable[Value]:
+def _representative_values(parameter: Parameter, others: Sequence[Parameter]) -> Iterable[Value]:
     """Return all names, or the ends of a range, the values that conditions name, and one that none names."""
     domain = parameter.domain
     if isinstance(domain, Constant | Choice):

@@ -31,7 +31,7 @@ OPTUNA_TABLE_ATTEMPTS = 20
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0
 SECONDS_TO_END = 3.0
 """Seconds for which a search that is to end retries the store."""
-TOLD_FROM = 1.0
+SECONDS_TO_WARN = 1.0
 """Seconds of waiting after which a warning is logged."""
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -258,7 +258,7 @@ def retried_while_away(
         StoreUnavailableError: the store was unreachable for longer.
     """
     stop = stop or Event()
-    began, wait, told, ending = clock(), FIRST_WAIT, False, False
+    began, wait, is_logged, ending = clock(), FIRST_WAIT, False, False
     until = began + seconds
     while True:
         try:
@@ -268,11 +268,11 @@ def retried_while_away(
                 until, ending = until if ending else min(until, clock() + SECONDS_TO_END), True
             if clock() + wait > until:
                 raise
-            if max(wait, clock() - began) >= TOLD_FROM and not told:
+            if max(wait, clock() - began) >= SECONDS_TO_WARN and not is_logged:
                 logger.warning("%s It is asked again until it answers; what is training goes on.", error)
-                told = True
+                is_logged = True
         else:
-            if told:
+            if is_logged:
                 logger.warning("The store answers again; the search goes on.")
             return result
         # It stays set, so a search that ends retries as often as one that continues.

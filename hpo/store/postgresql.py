@@ -62,7 +62,7 @@ def _stands_in(text: str, form: str) -> bool:
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 15.0
 """Seconds to wait for a silent server: until it accepts a connection, and until it answers a statement."""
-HURRIED_SECONDS = 4
+ENDING_ANSWER_SECONDS = 4
 """The same for a search that is to end."""
 IDLE_SECONDS = 90
 """Seconds after which the server ends an idle transaction; a sampler may take long to propose in one."""
@@ -78,10 +78,10 @@ def engine_of(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine
     """Return an engine for the server at `url`, which waits less long for answers once `is_ending` returns true."""
 
     class Bounded(BoundedConnection):
-        hurries = staticmethod(is_ending)
+        must_end = staticmethod(is_ending)
 
     def connected(_dialect: object, _record: object, words: list[Any], settings: dict[str, Any]) -> BoundedConnection:
-        seconds = HURRIED_SECONDS if is_ending() else CONNECT_SECONDS
+        seconds = ENDING_ANSWER_SECONDS if is_ending() else CONNECT_SECONDS
         known = TCP | {"connect_timeout": seconds, "prepare_threshold": None}
         return Bounded.connect(*words, **(known | settings))
 
@@ -94,7 +94,7 @@ def engine_of(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection that is closed if a statement is not answered in time."""
 
-    hurries: Callable[[], bool] = staticmethod(lambda: False)
+    must_end: Callable[[], bool] = staticmethod(lambda: False)
 
     def wait(self, gen: PQGen[Result], *args: Any, **kwargs: Any) -> Result:
         """Return the result of `gen`, as psycopg does.
@@ -105,15 +105,15 @@ class BoundedConnection(psycopg.Connection[Any]):
         return super().wait(self._bounded(gen), *args, **kwargs)
 
     def _bounded(self, gen: PQGen[Result]) -> Generator[Any, Any, Result]:
-        heard = time.monotonic()
+        answered_at = time.monotonic()
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                seconds = HURRIED_SECONDS if self.hurries() else ANSWER_SECONDS
+                seconds = ENDING_ANSWER_SECONDS if self.must_end() else ANSWER_SECONDS
                 if ready != Ready.NONE:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > seconds:
+                    answered_at = time.monotonic()
+                elif time.monotonic() - answered_at > seconds:
                     self.close()
                     raise psycopg.OperationalError(f"it did not answer for {seconds:g} seconds")
                 wanted = gen.send(ready)

@@ -53,7 +53,7 @@ class Gradients:
         self._rank_group, self._checkpointing = rank_group, checkpointing
         self._micro_batch: dict[MemoryKey, MicroBatch] = {}
         self._most_tokens = dict(MOST_TOKENS)
-        self._goes_together = True
+        self._can_share_passes = True
         """True if batches of several trials can share a pass through the model, as far as is known."""
         self._slots: Slots | None = None
 
@@ -72,7 +72,7 @@ class Gradients:
         models = [slot.model for slot in waiting]
         if self._slots is None or self._slots.models != models:
             self._slots = Slots(models)
-        if len(waiting) == 1 or not self._goes_together:
+        if len(waiting) == 1 or not self._can_share_passes:
             return [self._of_one(slot) for slot in waiting]
         states, device = [slot.model.random.state for slot in waiting], waiting[0].model.backbone.device
         try:
@@ -89,7 +89,7 @@ class Gradients:
             release(device)
         alone = [self._of_one(slot) for slot in waiting]
         if reason is not None and not any(isinstance(one, Exception) for one in alone):
-            self._goes_together = False
+            self._can_share_passes = False
             logger.warning("Trials go through this model one after the other, not side by side: %s", reason)
         return alone
 
@@ -100,11 +100,11 @@ class Gradients:
             MemoryError: there is no room for one row at a time.
         """
         trained, micro_batch = list(model.parameters.values()), self.micro_batch(model.hyperparameters)
-        mine = self._rank_group.shard(batch)
+        shard = self._rank_group.shard(batch)
         while True:
             rows = micro_batch.at_once(self._rank_group.largest_shard(batch.rows))
             model.backbone.checkpointing.switch(micro_batch.is_checkpointed)
-            loss = if_memory_suffices(partial(_of_part, model, mine, rows, batch.units))
+            loss = if_memory_suffices(partial(_of_part, model, shard, rows, batch.units))
             if self._rank_group.all_reduce(loss, trained) and loss is not None:
                 return loss
             model.forget_gradients()

@@ -79,7 +79,7 @@ class Regularizer:
             # A weight that the model did not use has no gradient; torch's optimizers skip such weights too.
             used = [(weight, reference) for weight, reference in weights if weight.grad is not None]
             if used:
-                self._pull(used, rate * share)
+                self._apply_l1_and_l2(used, rate * share)
 
     @torch.no_grad()
     def after_step(self, rate: float) -> None:
@@ -93,7 +93,7 @@ class Regularizer:
                     near = nn.functional.softshrink(distance, rate * share * self._l1)
                     weight.copy_(near if reference is None else reference + near)
 
-    def _pull(self, used: Regularized, rate: float) -> None:
+    def _apply_l1_and_l2(self, used: Regularized, rate: float) -> None:
         weights: list[Tensor] = [weight for weight, _ in used]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         if self._l2 and self._l2_form == "coupled":
@@ -136,10 +136,10 @@ class OptimizerStep:
         self._kind = OPTIMIZERS[hyperparameters.optimizer]
         groups = parameter_groups(backbone.network, self.parameters, factors)
         self._optimizer = self._kind.build(groups, hyperparameters)
-        pulls = hyperparameters.regularize_towards == "pretrained" and (
+        needs_pretrained = hyperparameters.regularize_towards == "pretrained" and (
             hyperparameters.l1_strength or hyperparameters.l2_strength
         )
-        reference = backbone.pretrained(self.parameters) if pulls else {}
+        reference = backbone.pretrained(self.parameters) if needs_pretrained else {}
         shift = partial(self._kind.shift, self._optimizer)
         self._regularizer = Regularizer(self.parameters, hyperparameters, reference, factors, shift)
         self._plateau = Plateau(hyperparameters) if hyperparameters.schedule == "reduce_on_plateau" else None

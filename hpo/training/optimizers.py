@@ -211,8 +211,8 @@ def momentum(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimize
 
 def nesterov(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Nesterov's accelerated gradient, in torch's form; with momentum 0 it is plain gradient descent."""
-    heaviness = _applying(hyperparameters.momentum)
-    return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=heaviness, nesterov=heaviness > 0, fused=True)
+    factor = _applying(hyperparameters.momentum)
+    return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=factor, nesterov=factor > 0, fused=True)
 
 
 def adam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:

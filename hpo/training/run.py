@@ -91,8 +91,8 @@ class Run:
         self._resumed_examples, self._resumed_seconds = 0, 0.0
         self._model: TrialModel | None = None
         self._is_ready = False
-        self._spoke_at = 0.0
-        self._spoke_of = 0
+        self._noted_at = 0.0
+        self._noted_seen = 0
         self._total = 0
         self._micro_batch_at_first = MicroBatch()
         self._steps = self._train()
@@ -180,7 +180,7 @@ class Run:
             training.take((yield SlotBatch(model=training.model, batch=batch, units=batch.units)))
             self._state.seen += batch.rows
             self._state.owes_report = training.taken in fold_run.milestones
-            if not self._state.owes_report and self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS:
+            if not self._state.owes_report and self._elapsed() - self._noted_at >= SECONDS_BETWEEN_PROGRESS:
                 yield self._progress(training)
             batch = next(batches, None)
 
@@ -207,7 +207,7 @@ class Run:
             self._state = RunState.from_state(state["place"])
             self._state.resume_under(circumstances_of(self._context))
             self._resumed_examples, self._resumed_seconds = self._state.seen, self._state.seconds
-            self._has_spoken()
+            self._note_message()
         if self._weights:
             self._weights.keep_only_of(self._state.best)
         return state
@@ -223,7 +223,7 @@ class Run:
             return None
         self._state.owes_report = False
         training.forget_losses()
-        self._has_spoken()
+        self._note_message()
         if milestone.full:
             training.observe(report.validation.objective)
             self._remember(report, training)
@@ -294,12 +294,12 @@ class Run:
             attempt=self.assignment.attempt,
             examples_seen=self._state.seen,
             examples_total=self._total,
-            examples_per_second=(self._state.seen - self._spoke_of) / (self._elapsed() - self._spoke_at),
+            examples_per_second=(self._state.seen - self._noted_seen) / (self._elapsed() - self._noted_at),
             learning_rate=training.rate,
             train_loss=training.mean_loss(),
             seconds=self._elapsed(),
         )
-        self._has_spoken()
+        self._note_message()
         return progress
 
     def _remember(self, report: Report, training: OptimizerStep) -> None:
@@ -354,12 +354,12 @@ class Run:
         if isinstance(error, EndedOnOtherRank):
             end = error.ending, error.reason
         elif is_out_of_memory(error):
-            end = Ending.INFEASIBLE, self._where_memory_ran_out(error)
+            end = Ending.INFEASIBLE, self._out_of_memory_reason(error)
         if end[0] is Ending.INFEASIBLE:
             self._micro_batch.restore(self._micro_batch_at_first)
         return end
 
-    def _where_memory_ran_out(self, error: Exception) -> str:
+    def _out_of_memory_reason(self, error: Exception) -> str:
         most, max_length = self._hyperparameters.batch_size, self._hyperparameters.max_length
         rows = self._micro_batch.at_once(self._rank_group.largest_shard(most))
         where = f"training with {rows} of a batch's {most} examples at once"
@@ -396,5 +396,5 @@ class Run:
         """Return the seconds in training so far, including earlier attempts."""
         return self._state.seconds + self._clock() - self._began_at
 
-    def _has_spoken(self) -> None:
-        self._spoke_at, self._spoke_of = self._elapsed(), self._state.seen
+    def _note_message(self) -> None:
+        self._noted_at, self._noted_seen = self._elapsed(), self._state.seen

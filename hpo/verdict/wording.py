@@ -145,9 +145,9 @@ def _failures(verdict: Verdict) -> str:
     if not verdict.failures:
         return ""
     runs = Counter({one.trial: len(one.scores) for one in verdict.confirmed}) + Counter(verdict.failures)
-    told = "; ".join(f"{count} of {runs[trial]} of trial {trial}" for trial, count in sorted(verdict.failures.items()))
+    lost = "; ".join(f"{count} of {runs[trial]} of trial {trial}" for trial, count in sorted(verdict.failures.items()))
     return (
-        f"Runs that diverged, ran out of memory, failed or were pruned, which no score includes: {told}. The same may "
+        f"Runs that diverged, ran out of memory, failed or were pruned, which no score includes: {lost}. The same may "
         "happen again with these configurations."
     )
 

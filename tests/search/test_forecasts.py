@@ -195,7 +195,7 @@ probes = st.dictionaries(
     st.builds(probe_of, steps, steps) | st.builds(probe_of, steps, evaluations),
     max_size=2,
 )
-stretches = st.lists(
+segments = st.lists(
     st.tuples(st.integers(0, 3), configurations, st.floats(0.01, 1.0), seconds_taken, st.booleans()), max_size=12
 )
 
@@ -206,13 +206,13 @@ def costs_of(
     costs = fitted_costs(WORKLOAD, probed)
     for trial, values, share, seconds, goes_on in ran:
         work = WORKLOAD.of(values)
-        stretch = Observation(trial=trial, kind=work.kind, done=work.done_at(share), share=share, seconds=seconds)
-        costs = costs.with_observation(stretch, continues=goes_on)
+        segment = Observation(trial=trial, kind=work.kind, done=work.done_at(share), share=share, seconds=seconds)
+        costs = costs.with_observation(segment, continues=goes_on)
     return costs
 
 
 @settings(deadline=None)
-@given(probes, stretches, configurations, st.none() | st.integers(0, 3))
+@given(probes, segments, configurations, st.none() | st.integers(0, 3))
 def test_what_is_told_is_a_number_and_the_high_side_is_no_less(
     probed: dict[Hyperparameters, Probe],
     ran: list[tuple[int, Hyperparameters, float, float, bool]],
@@ -230,7 +230,7 @@ UNSCORED = Workload(config=CONFIG, space=SPACE, dimensions=replace(DIMENSIONS, v
 
 
 @settings(deadline=None, max_examples=40)
-@given(probes, stretches, configurations, st.integers(1, 5))
+@given(probes, segments, configurations, st.integers(1, 5))
 def test_more_epochs_longer_texts_and_later_rungs_take_no_less(
     probed: dict[Hyperparameters, Probe],
     ran: list[tuple[int, Hyperparameters, float, float, bool]],
@@ -251,7 +251,7 @@ def test_more_epochs_longer_texts_and_later_rungs_take_no_less(
 
 
 @settings(deadline=None)
-@given(probes, stretches, configurations, st.sampled_from([0.5, 2.0, 1024.0]))
+@given(probes, segments, configurations, st.sampled_from([0.5, 2.0, 1024.0]))
 def test_devices_that_are_so_many_times_slower_take_so_many_times_as_long(
     probed: dict[Hyperparameters, Probe],
     ran: list[tuple[int, Hyperparameters, float, float, bool]],

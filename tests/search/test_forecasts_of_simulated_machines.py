@@ -104,8 +104,8 @@ def taken(machine: Machine, values: Hyperparameters, work: Work) -> list[float]:
     seconds, so_far, before, share_before = 0.0, [], np.zeros(4), 0.0
     for share in work.shares:
         done = work.done_at(share)
-        stretch = machine.seconds(values, done - before, work.steps * (share - share_before))
-        seconds += own * stretch * math.exp(machine.chance.gauss(0, machine.noise))
+        segment = machine.seconds(values, done - before, work.steps * (share - share_before))
+        seconds += own * segment * math.exp(machine.chance.gauss(0, machine.noise))
         so_far.append(seconds)
         before, share_before = done, share
     return so_far

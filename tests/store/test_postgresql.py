@@ -64,7 +64,7 @@ def test_a_cut_line_is_noticed_and_a_mended_one_used_again(
 
 def test_a_search_that_is_to_end_waits_less(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     ending: list[bool] = []
-    monkeypatch.setattr(postgresql, "HURRIED_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "ENDING_ANSWER_SECONDS", 0.5)
     database = open_database(line.url, is_ending=lambda: bool(ending))
 
     def ask() -> None:

@@ -112,10 +112,10 @@ def _wide_encoding(beginning: bytes) -> str | None:
     many = header.count(0) > len(header) / 4 or (len(beginning) >= 256 and beginning.count(0) > len(beginning) / 20)
     if marked or not many:
         return marked
-    nuls = [beginning[place::4].count(0) / max(1, len(beginning[place::4])) for place in range(4)]
-    if min(nuls[2:]) > 0.9 or min(nuls[:2]) > 0.9:
-        return "UTF-32LE" if nuls[3] > nuls[0] else "UTF-32BE"
-    high, low = nuls[0] + nuls[2], nuls[1] + nuls[3]
+    nul_shares = [beginning[place::4].count(0) / max(1, len(beginning[place::4])) for place in range(4)]
+    if min(nul_shares[2:]) > 0.9 or min(nul_shares[:2]) > 0.9:
+        return "UTF-32LE" if nul_shares[3] > nul_shares[0] else "UTF-32BE"
+    high, low = nul_shares[0] + nul_shares[2], nul_shares[1] + nul_shares[3]
     if max(high, low) < 0.9 * (high + low):
         return None
     return "UTF-16LE" if low > high else "UTF-16BE"

@@ -16,7 +16,7 @@ from hpo.errors import ConfigurationError
 from hpo.runners.worker_pool import WorkerPool
 
 KINDS = ("CPU", "GPU")
-A_LITTLE = 0.001
+ACCELERATOR_TYPE_SHARE = 0.001
 """Share that a trial reserves of the one unit per machine by which Ray marks its kind of accelerator."""
 Machine = Mapping[str, float]
 """Total resources of a machine, or those that a rank reserves: `CPU`, `GPU`."""
@@ -66,7 +66,7 @@ def resources_of(compute: ComputeConfig, machines: Sequence[Machine]) -> TrialRe
     if compute.device != "cpu" and wants_gpus:
         rank["GPU"] = min(1.0, compute.gpus_per_trial or 1.0)
         if kind is not None:
-            rank[f"accelerator_type:{kind}"] = A_LITTLE
+            rank[f"accelerator_type:{kind}"] = ACCELERATOR_TYPE_SHARE
         if compute.cpus_per_trial is None and compute.threads is None:
             with_gpus = (machine for machine in machines if machine.get("GPU"))
             shares = (int(one.get("CPU", 1.0) * rank["GPU"] / one["GPU"]) for one in with_gpus)

@@ -104,29 +104,29 @@ def export_curves(database: Database, study: str | None = None) -> Recording:
     trials = [trial for trial in results.trials if trial.ending in ENDED]
     if all(trial.ending != Ending.COMPLETED for trial in trials):
         raise NoResultError(f"The study {results.name!r} has no completed trial yet, so no curve to export.")
-    told = defaultdict(list)
+    evaluations = defaultdict(list)
     for one in read_history(database, results.name).evaluations:
-        told[one.trial].append(one)
+        evaluations[one.trial].append(one)
     space = SearchSpace.from_mapping(results.space, results.name)
     folds = bool(results.configuration.get("evaluation", {}).get("folds"))
     return Recording(
         study=results.name,
         metric=results.metric,
         parameters=tuple(parameter.name for parameter in space.parameters),
-        curves=tuple(_curve(trial, told[trial.number], space, folds=folds) for trial in trials),
+        curves=tuple(_curve(trial, evaluations[trial.number], space, folds=folds) for trial in trials),
     )
 
 
-def _curve(trial: TrialResult, told: Sequence[Evaluation], space: SearchSpace, *, folds: bool) -> Curve:
+def _curve(trial: TrialResult, evaluations: Sequence[Evaluation], space: SearchSpace, *, folds: bool) -> Curve:
     hyperparameters = Hyperparameters(**trial.configuration)
     longest = float(space.maximum_passes())
     (end,) = milestones(passes=passes_of(hyperparameters), maximum_passes=longest, common=(), full_reports=1)
     return Curve(
         hyperparameters=hyperparameters,
         length=LAST_RUNG if folds else end.rung,
-        points=tuple(Point(rung=one.rung, score=one.score, seconds=one.seconds) for one in told),
+        points=tuple(Point(rung=one.rung, score=one.score, seconds=one.seconds) for one in evaluations),
         ending=Ending(trial.ending or ""),
-        seconds=max([trial.seconds or 0.0, *(one.seconds for one in told[-1:])]),
+        seconds=max([trial.seconds or 0.0, *(one.seconds for one in evaluations[-1:])]),
     )
 
 
@@ -288,9 +288,9 @@ class RecordedCurves:
         near = self._nearest(self._shapes, assignment.hyperparameters)
         shape = near[assignment.seed % len(near)]
         end, reached = assignment.milestones[-1].rung, max(shape.shares, default=0.0) + 1e-9
-        stretch = passes_of(assignment.hyperparameters) / passes_of(shape.curve.hyperparameters)
+        length_ratio = passes_of(assignment.hyperparameters) / passes_of(shape.curve.hyperparameters)
         points = tuple(
-            Point(rung=rung, score=shape.score_at(rung / end), seconds=stretch * shape.seconds_at(rung / end))
+            Point(rung=rung, score=shape.score_at(rung / end), seconds=length_ratio * shape.seconds_at(rung / end))
             for rung in (milestone.rung for milestone in assignment.milestones)
             if rung / end <= reached
         )
@@ -299,7 +299,7 @@ class RecordedCurves:
             length=end,
             points=points,
             ending=Ending.COMPLETED if shape.trainable else shape.curve.ending,
-            seconds=points[-1].seconds if shape.trainable else stretch * shape.curve.seconds,
+            seconds=points[-1].seconds if shape.trainable else length_ratio * shape.curve.seconds,
         )
 
     def true_score(self, assignment: Assignment) -> float:

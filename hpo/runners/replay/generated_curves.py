@@ -64,11 +64,11 @@ class GeneratedCurves:
         reached, ending = self._reach(hyperparameters)
         noise = random.Random(derived_seed(self._seed, "noise", assignment.seed, _spelled(hyperparameters)))
         final = self.true_score(assignment) + noise.gauss(0.0, TRIAL_NOISE)
-        haste = 4.0 * 2.0 ** max(-1.0, min(1.0, self._decades_off(hyperparameters)))
+        decay = 4.0 * 2.0 ** max(-1.0, min(1.0, self._decades_off(hyperparameters)))
         points = tuple(
             Point(
                 rung=milestone.rung,
-                score=_noisy(_saturating(final, haste, milestone.rung / end), milestone, noise),
+                score=_noisy(_saturating(final, decay, milestone.rung / end), milestone, noise),
                 seconds=seconds * milestone.rung / end,
             )
             for milestone in assignment.milestones
@@ -117,9 +117,9 @@ class GeneratedCurves:
         return SECONDS_PER_PASS * work * math.exp(spread)
 
 
-def _saturating(final: float, haste: float, share: float) -> float:
+def _saturating(final: float, decay: float, share: float) -> float:
     """Return the score after `share` of a trial, which rises from `FLOOR` to `final` at the end."""
-    return FLOOR + (final - FLOOR) * math.expm1(-haste * share) / math.expm1(-haste)
+    return FLOOR + (final - FLOOR) * math.expm1(-decay * share) / math.expm1(-decay)
 
 
 def _noisy(score: float, milestone: Milestone, noise: random.Random) -> float:

@@ -186,7 +186,7 @@ def examples_of(hyperparameters: Hyperparameters) -> int:
 
 
 class VirtualClock:
-    """A clock of seconds since 1970, like `time.time`, that only `put_forward` moves."""
+    """A clock of seconds since 1970, like `time.time`, that only `advance_to` moves."""
 
     def __init__(self, starts_at: float = SIMULATION_START) -> None:
         self._now = starts_at
@@ -195,7 +195,7 @@ class VirtualClock:
         """Return the time."""
         return self._now
 
-    def put_forward(self, moment: float) -> None:
+    def advance_to(self, moment: float) -> None:
         """Move to `moment`, but never backwards."""
         self._now = max(self._now, moment)
 
@@ -279,7 +279,7 @@ class ReplayWorkerPool:
             due = {name: attempt.due for name, attempt in self._training.items() if attempt}
             moment = min([self._clock() + max(0.0, seconds), *due.values()])
             assert moment < math.inf, "a worker trains, or the wait is finite"
-            self._clock.put_forward(moment)
+            self._clock.advance_to(moment)
             for name in [name for name, at in due.items() if at <= moment]:
                 self._advance(name)
         messages, self._messages = self._messages, []

@@ -1,19 +1,19 @@
 """Error classes: every error a user can meet, in one tree.
 
-    HpoError                      anything hpo says in a sentence instead of a traceback
-    ├── ConfigurationError        a study file, an override or a hyperparameter that cannot be (exit 2)
-    │   └── SpaceError            a search space that cannot be
+    HpoError                      any error that is printed as a sentence instead of a traceback
+    ├── ConfigurationError        an invalid study file, override or hyperparameter (exit 2)
+    │   └── SpaceError            an invalid search space
     ├── DataError                 the user's texts and labels cannot be trained on (exit 2)
     ├── ModelError                the model cannot be loaded or used (exit 2)
     ├── StoreError                the study store cannot be opened, read or written (exit 3)
-    │   ├── StoreUnavailableError it may answer again: a server that restarts, a full disk (exit 3)
+    │   ├── StoreUnavailableError the store does not answer now: a server that restarts, a full disk (exit 3)
     │   └── StudyMismatchError    the stored study was made from another space, data set or model (exit 2)
-    ├── TrainingError             training fails whatever the configuration (exit 1)
-    ├── StudyLedError             another process leads this study right now (exit 4)
-    └── NoResultError             what was asked for needs a completed trial and there is none (exit 5)
+    ├── TrainingError             training fails with any configuration (exit 1)
+    ├── StudyLedError             another process leads this study now (exit 4)
+    └── NoResultError             a request needs a completed trial, and there is none (exit 5)
 
-Each message is one sentence a tired person understands: the rule, the value, the choices, what to do.
-Bad input is also a `ValueError`, so that library users may catch it as one.
+Each message is one sentence with the rule, the value, the choices and the remedy. Errors in the user's input are also
+`ValueError`s, so that users of the library may catch them as such.
 """
 
 import re
@@ -25,7 +25,7 @@ LONGEST_REASON = 300
 
 
 class HpoError(Exception):
-    """Anything that hpo says in a sentence instead of a traceback: one mistake, or several told at once."""
+    """Base of all errors that are printed as a sentence instead of a traceback; holds one mistake or several."""
 
     exit_code: ClassVar[int] = 1
 
@@ -35,13 +35,13 @@ class HpoError(Exception):
 
 
 class ConfigurationError(HpoError, ValueError):
-    """A study file, an override or a hyperparameter that cannot be."""
+    """An invalid study file, override or hyperparameter."""
 
     exit_code = 2
 
 
 class SpaceError(ConfigurationError):
-    """A search space that cannot be."""
+    """An invalid search space."""
 
 
 class DataError(HpoError, ValueError):
@@ -57,7 +57,7 @@ class ModelError(HpoError, ValueError):
 
 
 class TrainingError(HpoError):
-    """Training fails: the one trial that was asked for, or several in a row."""
+    """Training fails: the one requested trial, or several in a row."""
 
 
 class StoreError(HpoError):
@@ -67,7 +67,7 @@ class StoreError(HpoError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store does not answer now and may answer again: a server that restarts, a full disk, a lock."""
+    """The store does not answer now, but may later: a server that restarts, a full disk, a lock."""
 
 
 class StudyMismatchError(StoreError, ValueError):
@@ -77,19 +77,19 @@ class StudyMismatchError(StoreError, ValueError):
 
 
 class StudyLedError(HpoError):
-    """Another process leads this study right now."""
+    """Another process leads this study now."""
 
     exit_code = 4
 
 
 class NoResultError(HpoError):
-    """What was asked for needs a completed trial and there is none."""
+    """A request needs a completed trial, and there is none."""
 
     exit_code = 5
 
 
 def _listed(mistakes: Sequence[str]) -> str:
-    """Return several mistakes below each other, the source that all begin with said once."""
+    """Return several mistakes as a list, with a source that all begin with written once."""
     source = mistakes[0][: mistakes[0].find(": ") + 2]
     source = source if all(mistake.startswith(source) for mistake in mistakes) else ""
     lines = "".join(f"\n  - {mistake.removeprefix(source)}" for mistake in mistakes)
@@ -97,21 +97,21 @@ def _listed(mistakes: Sequence[str]) -> str:
 
 
 class Mistakes:
-    """The mistakes of one file, command or model, gathered so that all are told at once."""
+    """Mistakes in one file, command or model, collected so that one error reports all of them."""
 
     def __init__(self) -> None:
         self._errors: list[ConfigurationError | ModelError] = []
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep a ConfigurationError or a ModelError of the block until `refuse`."""
+        """Keep a ConfigurationError or a ModelError that the block raises until `refuse`."""
         try:
             yield
         except (ConfigurationError, ModelError) as error:
             self._errors.append(error)
 
     def refuse(self) -> None:
-        """Raise one error that tells all mistakes, if there are any."""
+        """Raise one error with all mistakes, if there are any."""
         mistakes = list(dict.fromkeys(mistake for error in self._errors for mistake in error.mistakes))
         if len(mistakes) == 1:
             raise self._errors[0]
@@ -122,23 +122,23 @@ class Mistakes:
 
 
 def error_line(error: Exception) -> str:
-    """Return an error in one line of at most `LONGEST_REASON` letters, with its kind where it is none of ours."""
+    """Return an error as one line of at most `LONGEST_REASON` characters, with its class unless it is an `HpoError`."""
     text = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:LONGEST_REASON]
 
 
 def without_credentials(text: str) -> str:
-    """Return what a user typed with no name and password in a URL that it may hold, at its front or in its query."""
+    """Return a text with user name and password removed from any URL in it, also from the query."""
     return re.sub(r"(?<=password=)[^&\s]*", "***", re.sub(r"(?<=://)[^/\s]*@", "***@", text))
 
 
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
-    """Return the end of a message, a certain misspelling first: `Did you mean 'epochs'? Known: batch_size, epochs.`
+    """Return the end of a message on an unknown name: `Did you mean 'epochs'? Known: batch_size, epochs.`
 
     Args:
-        name: what was given.
-        known: what it could have been there.
-        also: what else may be suggested, though not listed: keys of other places.
+        name: the given name.
+        known: names that are valid there.
+        also: further names that may be suggested, such as keys of other sections; they are not listed.
     """
     choices = sorted(known)
     listed = f"Known: {', '.join(choices)}."
@@ -147,10 +147,10 @@ def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
 
 
 def misspelt(name: str, known: Iterable[str]) -> list[str]:
-    """Return what of `known` the name certainly is, misspelt or without the keys above it; several if equally near.
+    """Return the nearest of `known` of which `name` is a likely misspelling, or the last part of a dotted key.
 
-    A word of eight letters or more may be two letters off, a shorter one a single letter, one of three letters or less
-    two swapped letters or one letter more or less. Digits count: `l1` is not `l2`.
+    A word of at least eight letters may differ in two letters, a shorter one in one. In a word of at most three
+    letters, two letters may be swapped, or one added or missing. Digits must be equal: `l1` is not `l2`.
     """
     off = {choice: _off(name, choice) for choice in known}
     near = {choice: most for choice, most in off.items() if most is not None}
@@ -158,7 +158,7 @@ def misspelt(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _off(name: str, choice: str) -> int | None:
-    """Return by how many letters two names differ; None where they are two names."""
+    """Return the number of letters in which two names differ; None if they differ in too many."""
     one, other = (re.split(r"[^a-z0-9]+", text.lower()) for text in (name, choice))
     if "." in choice and "." not in name:
         other = re.split(r"[^a-z0-9]+", choice.lower().rpartition(".")[2])
@@ -180,7 +180,7 @@ def _word_off(one: str, other: str) -> int | None:
 
 
 def _letters_off(one: str, other: str) -> int:
-    """Return how many letters are to be changed, added, dropped or swapped with the next (Damerau 1964)."""
+    """Return the edit distance: letters changed, added, removed or swapped with the next (Damerau 1964)."""
     before: list[int] = []
     row = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):

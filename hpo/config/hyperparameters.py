@@ -79,27 +79,27 @@ ADDED_LATER: Mapping[str, float | None] = {"head_rate": 1.0, "head_scale": None}
 
 
 def with_later_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored configuration with the fields of `ADDED_LATER`, to compare old with new; empty if it is."""
+    """Return a stored configuration with the fields of `ADDED_LATER`, to compare it with a new one; empty if it is."""
     return {**ADDED_LATER, **stored} if stored else {}
 
 
 def default_learning_rate(values: Mapping[str, Any]) -> float:
-    """Return the usual rate of AdamW under the method among `values`: of LoRA that of Hu et al. 2022."""
+    """Return the default learning rate for the method in `values`: AdamW's, or for LoRA that of Hu et al. 2022."""
     return 2e-4 if values.get("method") == "lora" else 3e-5
 
 
 def default_schedule(values: Mapping[str, Any]) -> ScheduleName:
-    """Return the schedule that the optimizer among `values` is used with."""
+    """Return the default schedule for the optimizer in `values`."""
     return "constant" if values.get("optimizer") == "schedule_free_adamw" else "linear"
 
 
 def default_l1_form(values: Mapping[str, Any]) -> L1Form:
-    """Return the form of L1 that suits the optimizer among `values`."""
+    """Return the default form of L1 for the optimizer in `values`."""
     return "penalty" if values.get("optimizer") == "schedule_free_adamw" else "proximal"
 
 
 def default_l2_form(values: Mapping[str, Any]) -> L2Form:
-    """Return the form of L2 that the optimizer among `values` usually has."""
+    """Return the default form of L2 for the optimizer in `values`, as in torch or its paper."""
     decoupled = ("adamw", "adafactor", "lion", "schedule_free_adamw", "muon")
     return "decoupled" if values.get("optimizer") in decoupled else "coupled"
 
@@ -109,14 +109,14 @@ class Refusal:
     """A combination of values that cannot be trained."""
 
     fields: tuple[str, ...]
-    """The fields that it depends on."""
+    """Fields that it depends on."""
     holds: Callable[..., bool]
-    """Whether values of `fields`, in that order, are such a combination."""
+    """Function that returns true for refused values of `fields`, passed in that order."""
     reason: str
-    """Why it cannot be trained, and what to do instead."""
+    """Reason that it cannot be trained, and the remedy."""
 
     def sentence(self, values: Mapping[str, Any]) -> str | None:
-        """Return which values cannot be together and why; None where these can, all of `fields` among them."""
+        """Return the refused values and the reason; None if `values`, which must contain all `fields`, are valid."""
         if not self.holds(*(values[name] for name in self.fields)):
             return None
         return f"{', '.join(f'{name!r} is {values[name]}' for name in self.fields)}: {self.reason}"
@@ -226,7 +226,7 @@ class Hyperparameters(Typed):
     epsilon: Positive | None = None
     """Added to the denominator of Adam's family, `rmsprop`, `adagrad` and `adadelta`."""
     momentum_decay: Annotated[float, Field(ge=0)] | None = None
-    """How fast the momentum of `nadam` rises to `beta1`."""
+    """Rate at which the momentum of `nadam` rises to `beta1`; torch's `momentum_decay`."""
     decay_rate: Annotated[float, Field(ge=-1, lt=0)] | None = None
     """Exponent of the step in the second-moment decay of `adafactor`."""
     clip_threshold: Annotated[float, Field(ge=1)] | None = None
@@ -301,7 +301,7 @@ class Hyperparameters(Typed):
     @field_validator(*APPLIES_TO)
     @classmethod
     def _usual_where_it_applies(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
-        """Fill in the usual value where the field applies; refuse any value where it does not."""
+        """Fill in the default if the field applies; refuse any value if it does not."""
         assert info.field_name is not None
         other, usual = APPLIES_TO[info.field_name]
         # Absent if the other field is itself invalid: then only that error is reported.
@@ -317,7 +317,7 @@ class Hyperparameters(Typed):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        """Refuse values that cannot be together."""
+        """Refuse combinations of values in `REFUSALS`."""
         values = dict(self)
         for refusal in REFUSALS:
             if sentence := refusal.sentence(values):
@@ -325,23 +325,23 @@ class Hyperparameters(Typed):
         return self
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values that apply, as plain YAML values; `Hyperparameters(**mapping)` gives an equal one."""
+        """Return the fields that apply, as plain YAML values; `Hyperparameters(**mapping)` is equal to this object."""
         always = {name for name in type(self).model_fields if name not in APPLIES_TO}
         return {name: value for name, value in self.model_dump().items() if value is not None or name in always}
 
 
 def deciding_field(name: str) -> str | None:
-    """Return the field that decides the usual value of the field `name`; None where it is always the same."""
+    """Return the field that determines the default of the field `name`; None if the default is a constant."""
     if name in APPLIES_TO:
         return APPLIES_TO[name][0]
     if name == "learning_rate":
         return "method"
-    # Each other factory asks for the optimizer and for nothing else.
+    # All other default factories depend on the optimizer only.
     return "optimizer" if Hyperparameters.model_fields[name].default_factory else None
 
 
 def resolved(name: str, values: Mapping[str, Any]) -> Any:
-    """Return the value of the field `name` for a trial with `values` (field -> value): given, or the default.
+    """Return the value of the field `name` in a trial with `values` (field -> value): the given one, or the default.
 
     Equal to what `Hyperparameters` fills in, but also works for values that it would refuse.
     """
@@ -357,7 +357,7 @@ def resolved(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def checked_value(name: str, value: Any, source: str) -> Any:
-    """Return `value` as the field `name` holds it (1 as 1.0 where it is a float), or raise a `SpaceError`."""
+    """Return `value` converted to the type of the field `name` (1 to 1.0 for a float), or raise a `SpaceError`."""
     try:
         return getattr(read_model(_strict_field(name), {name: value}, source), name)
     except ConfigurationError as error:
@@ -366,7 +366,7 @@ def checked_value(name: str, value: Any, source: str) -> Any:
 
 @cache
 def _strict_field(name: str) -> type[Typed]:
-    """Return a model of that one field, to check a value without the others: no `"8"` for 8, no `true` for 1."""
+    """Return a pydantic model with only that field, in strict mode: `"8"` is not 8, and `true` is not 1."""
     field = Hyperparameters.model_fields[name]
     return create_model(name, __base__=_StrictField, **{name: (field.annotation, field)})  # type: ignore[call-overload, no-any-return]
 

@@ -1,7 +1,7 @@
-"""Study loading: a study file or W&B sweep, values and overrides, in our names or another library's, all validated.
+"""Study loading: a study file or W&B sweep, values and overrides, translated to hpo's names and validated.
 
-The way of a study: file -> our names -> values over it -> overrides -> space -> `StudyConfig`; all mistakes are told
-at once.
+Steps: read the file, translate its names, merge `values`, apply overrides, read the space, validate as `StudyConfig`.
+All mistakes are reported in one error.
 """
 
 import shlex
@@ -23,7 +23,7 @@ from hpo.space.space_file import AUTO, read_space, space_for, space_of
 
 FIELDS = Hyperparameters.model_fields
 RANGE = ("min", "max", "distribution", "q")
-# What a parameter's spec loses when an override gives it other values: other kinds, and where the old ones came from.
+# Key that an override sets in a parameter's spec -> keys that it removes: other kinds of values, the old source.
 REPLACES: Mapping[str, tuple[str, ...]] = {
     "value": ("values", "default", "relative_to", "source", *RANGE),
     "values": ("value", "default", "relative_to", "source", *RANGE),
@@ -33,7 +33,7 @@ REPLACES: Mapping[str, tuple[str, ...]] = {
 
 
 def merge(target: dict[str, Any], values: Mapping[str, Any], *, replace: bool = True) -> None:
-    """Put `values` into `target`, descending into mappings that both have; without `replace` only what is not there."""
+    """Merge nested `values` into `target`; existing values are kept unless `replace`."""
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             merge(target[key], value, replace=replace)
@@ -42,10 +42,10 @@ def merge(target: dict[str, Any], values: Mapping[str, Any], *, replace: bool = 
 
 
 def apply_override(target: dict[str, Any], override: str, keys: Collection[str]) -> list[str]:
-    """Apply one `dotted.path=value` to the study `target`, whose dotted keys are `keys`; return what is to be said.
+    """Apply one `dotted.path=value` to the study `target`, whose dotted keys are `keys`; return notes for the user.
 
     Raises:
-        ConfigurationError: an override that leads nowhere. It does not show the value, which may be a store's URL.
+        ConfigurationError: no such key. The message does not contain the value, which may be a store's URL.
     """
     dotted, separator, text = override.partition("=")
     dotted = dotted.strip()
@@ -61,13 +61,13 @@ def apply_override(target: dict[str, Any], override: str, keys: Collection[str])
 
 
 def find_path(target: dict[str, Any], dotted: str, keys: Collection[str], notes: list[str]) -> list[str]:
-    """Return the path that a dotted key, perhaps in another library's names, means in the study `target`.
+    """Return the path of a dotted key, which may have another library's name, in the study `target`.
 
-    A space that it leads into is opened there: its parameters take the place of its name; `notes` gets which it is
-    where that is automatic.
+    If the path is below `space`, the name of the space in `target` is replaced by its parameters. If the space is
+    automatic, a sentence with the choice is added to `notes`.
 
     Raises:
-        ConfigurationError: a key that leads nowhere.
+        ConfigurationError: no such key.
     """
     path = dotted.split(".")
     if path[0] == "space" and len(path) > 1:
@@ -77,10 +77,10 @@ def find_path(target: dict[str, Any], dotted: str, keys: Collection[str], notes:
 
 
 def set_path(target: dict[str, Any], path: list[str], value: Any, keys: Collection[str]) -> None:
-    """Put a value into the study `target`; a text in place of a section that has a `url` is that.
+    """Set the value at `path` in the study `target`; a string for a section with a `url`, such as `store`, is that URL.
 
     Raises:
-        ConfigurationError: a path through a single value. It does not show the value, which may be a store's URL.
+        ConfigurationError: a path below a single value. The message does not contain the value, which may be a URL.
     """
     if path[0] == "space" and len(path) > 1:
         _drop_other_kinds(target["space"].get(path[1]), path[-1])
@@ -97,12 +97,12 @@ def set_path(target: dict[str, Any], path: list[str], value: Any, keys: Collecti
 
 
 def alias_note(name: str, ours: str) -> list[str]:
-    """Return what is to be said of a key that has another name here."""
+    """Return a note that a key was translated; none if it has the same name in hpo."""
     return [] if name == ours else [f"{name} is taken for {ours}."]
 
 
 def has_path(content: Any, path: list[str]) -> bool:
-    """Return whether nested mappings have a value at a path."""
+    """Return true if nested mappings have a value at a path."""
     for part in path:
         if not isinstance(content, Mapping) or part not in content:
             return False
@@ -111,7 +111,7 @@ def has_path(content: Any, path: list[str]) -> bool:
 
 
 def meant_path(path: list[str], keys: Collection[str]) -> list[str] | None:
-    """Return the path of the key that one of another library means; None where that is not known."""
+    """Return the path of the key that corresponds to another library's key; None if there is none."""
     above = ".".join(path[:-1])
     here = {key.removeprefix(f"{above}.") if above else key: key for key in keys if key.rpartition(".")[0] == above}
     meant = study_key(path[-1], here)
@@ -119,7 +119,7 @@ def meant_path(path: list[str], keys: Collection[str]) -> list[str] | None:
 
 
 def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
-    """Return the path of a study file's key as we name it; one that leads wrong further down is kept, to be refused."""
+    """Return the path of a key in hpo's names; an unknown key within a known section is kept, and refused later."""
     dotted = ".".join(path)
     if same := known_name(dotted, keys):
         return same.split(".")
@@ -136,14 +136,14 @@ def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
 
 
 def _drop_other_kinds(spec: Any, key: str) -> None:
-    """Where `key` makes another kind of a parameter, such as a constant of a range, take the old kind out."""
+    """Remove keys from a parameter's spec that contradict the new `key`, such as a range if `value` is set."""
     if isinstance(spec, dict) and key in REPLACES:
         for other in REPLACES[key]:
             spec.pop(other, None)
 
 
 def _found_space(target: Mapping[str, Any], notes: list[str]) -> Any:
-    """Return the space of the study `target`, the automatic one by its name."""
+    """Return the space of the study `target`; for `auto`, the name of the chosen shipped space, with a note."""
     space, model = target.get("space", AUTO), target.get("model")
     if space != AUTO:
         return space
@@ -158,9 +158,9 @@ def _found_space(target: Mapping[str, Any], notes: list[str]) -> Any:
 
 
 def _opened_space(space: Any, path: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the parameters of `space` as a mapping that may be changed, and the path into it, by the key it has.
+    """Return a copy of the parameters of `space`, and `path` with the parameter's key as written in the space.
 
-    A name of another library leads to the parameter that it means, however that is called there.
+    The parameter in `path` and the space may each use hpo's name or another library's.
     """
     if not isinstance(space, str | dict):
         raise ConfigurationError(
@@ -181,7 +181,7 @@ def _opened_space(space: Any, path: list[str]) -> tuple[dict[str, Any], list[str
 
 
 def _ours(name: str, beside: Collection[str]) -> str | None:
-    """Return the hyperparameter that a name means; of what means none, such as a path of the script, the name."""
+    """Return hpo's name of a hyperparameter; the name itself if it is known but no hyperparameter; None if unknown."""
     if name in FIELDS:
         return name
     entry = meaning(name, FIELDS, beside)
@@ -195,16 +195,16 @@ SECTIONS = StudyConfig.model_fields
 def load_config(
     path: Path | None = None, values: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
 ) -> StudyConfig:
-    """Read a study: the file at `path`, then `values` over it, then `overrides` such as `budget.trials=40`.
+    """Read a study file, and apply `values` and then `overrides` such as `budget.trials=40`.
 
     Args:
-        path: a YAML study file, or a W&B sweep file; relative paths in it are taken from the working folder.
+        path: a YAML study file, or a W&B sweep file; paths in it are relative to the working folder.
         values: nested values that replace those of the file.
-        overrides: `dotted.path=value`, the value in YAML. Below `space.` they reach into the named space, as in
-            `space.learning_rate.max=10`.
+        overrides: `dotted.path=value`, the value in YAML. Keys below `space.` change a parameter of the study's
+            space, as in `space.learning_rate.max=10`.
 
     Raises:
-        ConfigurationError: all unknown keys, bad values, and overrides that lead nowhere.
+        ConfigurationError: lists all unknown keys and invalid values.
     """
     return load_study(path, values, overrides)[0]
 
@@ -215,9 +215,9 @@ def load_study(
     overrides: Sequence[str] = (),
     needed: Mapping[str, str] | None = None,
 ) -> tuple[StudyConfig, tuple[str, ...]]:
-    """Return the study that `load_config` does, and notes on what its file calls otherwise or what is not used of it.
+    """Return the result of `load_config`, and notes on keys and values that were translated or ignored.
 
-    Notes on its space are in the space. `needed` is what to say where a dotted key is missing.
+    Notes on the space's names are in the space itself. `needed` maps dotted keys to the message if they are missing.
     """
     content, source = (read_yaml_mapping(path), str(path)) if path else ({}, "study")
     if "hyperparameters" in content:
@@ -235,13 +235,13 @@ def load_study(
     study = sweep.values if sweep else {}
     for given in ({} if sweep else content, deepcopy(dict(values or {}))):
         merge(study, _in_our_names(given, notes, mistakes))
-    # That of the model first, which the space may follow from.
+    # Overrides of the model come first, because an automatic space depends on it.
     for override in sorted(overrides, key=lambda override: not override.lstrip().startswith("model.")):
         with mistakes.gathered():
             notes += apply_override(study, override, KEYS)
     _translate_values(study, notes)
     with mistakes.gathered():
-        # What is neither a name nor parameters is no space's fault.
+        # Other types of values are refused by `read_model`.
         named = study.get("space", AUTO)
         if isinstance(named, str | Mapping) and named != AUTO:
             space = space_of(named, source if sweep else "of the study")
@@ -260,7 +260,7 @@ def load_study(
 def _as_sweep(
     content: Mapping[str, Any], path: Path | None, mistakes: Mistakes, overrides: Sequence[str]
 ) -> Sweep | None:
-    """Return the content of the file at `path` where that is a W&B sweep: it has `parameters`, and no key of ours."""
+    """Read the file's content as a W&B sweep; None if it is none: it lacks `parameters`, or has a study file's key."""
     if path is None or "parameters" not in content or content.keys() & SECTIONS.keys():
         return None
     metric_given = any(override.partition("=")[0].strip() == "task.metric" for override in overrides)
@@ -268,10 +268,10 @@ def _as_sweep(
 
 
 def _in_our_names(content: Mapping[str, Any], notes: list[str], mistakes: Mistakes) -> dict[str, Any]:
-    """Return a study's content with every key that is understood by our name; `notes` gets what is to be said.
+    """Return a study's content with all known keys translated to hpo's names; each translation is added to `notes`.
 
-    Dotted keys that lead nowhere, or to what is given already, are left to `mistakes`. A key that stands for ours where
-    ours is given too stays as it is, to be refused. A text in place of a section that has a `url` is that.
+    Dotted keys that are unknown or given twice are added to `mistakes`. If a key is given under both names, the other
+    library's is kept, and refused later. A string for a section with a `url` is that URL.
     """
     dotted = {key: value for key, value in content.items() if _is_dotted(key)}
     given = _nested_keys({key: value for key, value in content.items() if key not in dotted}, notes)
@@ -288,7 +288,7 @@ def _in_our_names(content: Mapping[str, Any], notes: list[str], mistakes: Mistak
 
 
 def _is_dotted(key: Any) -> bool:
-    """Return whether a key at the top of a study is a path, or a hyperparameter, whose place is told as a path's is."""
+    """Return true if a top-level key is a dotted path, or a hyperparameter, whose place is then reported."""
     if not isinstance(key, str) or key in SECTIONS or study_key(key, SECTIONS):
         return False
     return "." in key or isinstance(meaning(key, FIELDS), Alias)
@@ -315,7 +315,7 @@ def _nested_keys(content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
 def _leaves(
     content: Mapping[str, Any], model: type[BaseModel], above: Sequence[str]
 ) -> Iterator[tuple[list[str], Any]]:
-    """Return the path and the value of each key that is no section; nothing of an empty section."""
+    """Yield the path and the value of each key that is not a section; empty sections are left out."""
     for key, value in content.items():
         path = [*above, str(key)]
         field = model.model_fields.get(key)
@@ -329,7 +329,7 @@ def _leaves(
 
 
 def _translate_values(study: dict[str, Any], notes: list[str]) -> None:
-    """Put our names for the values of a study that are another library's; `notes` gets a sentence for each."""
+    """Translate values of a study that have another library's name, with a sentence in `notes` for each."""
     for path in STUDY_VALUES:
         place, key = path.split(".")
         if has_path(study, [place, key]) and (ours := study_value(path, study[place][key])):
@@ -338,7 +338,7 @@ def _translate_values(study: dict[str, Any], notes: list[str]) -> None:
     metric = study["task"]["metric"] if has_path(study, ["task", "metric"]) else None
     if isinstance(metric, str) and ":" not in metric and metric != "f1":
         ours, is_loss = metric_of(metric)
-        # A loss that no goal was given for is refused where the metric is.
+        # A loss without a goal is refused later, together with unknown metrics.
         if not is_loss and ours != metric:
             notes += metric_note(metric, ours)
             study["task"]["metric"] = ours

@@ -1,4 +1,4 @@
-"""Name look-up: what a name or value of another library is called here, by the tables of `other_names`."""
+"""Name translation: hpo's names for names and values of other libraries, from the tables of `other_names`."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -14,27 +14,27 @@ _ON_VALIDATION = re.compile(f"^{_BEST}{_PART}{_BEST}|(?<=.)[/_.-](?:val|valid|va
 
 
 def normalized(name: object) -> str:
-    """Return a name without case, dashes, underscores and the like: that by which names are compared."""
+    """Return a name in lower case without dashes, underscores and other signs, as names are compared."""
     return re.sub(r"[\W_]+", "", str(name)).lower()
 
 
 def look_up(name: object, table: Mapping[str, Entry]) -> Entry | None:
-    """Return the entry of a name, however it is spelled; None where there is none."""
+    """Return the entry of a name in any spelling that `normalized` makes equal; None if there is none."""
     return {normalized(key): entry for key, entry in table.items()}.get(normalized(name))
 
 
 def known_name(name: object, known: Iterable[str]) -> str | None:
-    """Return which of `known` a name is but for case, dashes and underscores."""
+    """Return the one of `known` that differs from `name` only in case, dashes or underscores; None if none does."""
     return look_up(name, {one: one for one in known})
 
 
 def meaning(name: str, known: Collection[str], beside: Iterable[object] = ()) -> Meaning | None:
-    """Return what the hyperparameter `name` is here; None for what is not understood.
+    """Return the meaning in hpo of a hyperparameter's `name`; None if it is unknown.
 
     Args:
-        name: as it was given, perhaps with words before it, as in `training.lr`.
-        known: what there is here.
-        beside: all names of the same file: a prefix that every one of them bears is taken off.
+        name: as given, possibly with a prefix, as in `training.lr`.
+        known: names in hpo.
+        beside: all names of the same file; a prefix that they have in common is removed.
     """
     for form in _forms(name, [str(one) for one in beside]):
         ours = known_name(form, known)
@@ -44,7 +44,7 @@ def meaning(name: str, known: Collection[str], beside: Iterable[object] = ()) ->
 
 
 def _forms(name: str, beside: list[str]) -> Iterable[str]:
-    """Return the name as it is, then without the prefix of all of them, then without the words of `PREFIXES`."""
+    """Yield the name as it is, then without the prefix that all names share, then without the words of `PREFIXES`."""
     yield name
     if len(beside) > 1:
         heads = [name[: sign.end()] for sign in re.finditer(r"[./_-]+", name)]
@@ -54,17 +54,17 @@ def _forms(name: str, beside: list[str]) -> Iterable[str]:
         if not known_name(word, other_names.PREFIXES):
             return
         rest = "_".join(words[place:])
-        # First, since `alpha` and `dropout` alone are something else.
+        # LoRA's name first, because `alpha` and `dropout` alone are other hyperparameters.
         yield from (f"lora_{rest}", rest) if known_name(word, other_names.OF_LORA) else (rest,)
 
 
 def advice(name: str, known: Collection[str], also: Iterable[str] = ()) -> str:
-    """Return the end of a message about an unknown `name`: what it is here, else what it is misspelt for, else `known`.
+    """Return the end of a message about an unknown `name`: hpo's name, else the likely spelling, else all of `known`.
 
     Args:
-        name: what was given.
-        known: what it could have been there.
-        also: what else it may be misspelt for.
+        name: the given name.
+        known: names that are valid there.
+        also: further names that may be suggested.
     """
     entry = None if misspelt(name, known) else meaning(name, known)
     if isinstance(entry, Alias) and entry.ours in known:
@@ -75,7 +75,7 @@ def advice(name: str, known: Collection[str], also: Iterable[str] = ()) -> str:
 
 
 def metric_of(name: str) -> tuple[str, bool]:
-    """Return what a metric is called here, and whether it is what is maximised in place of something minimised."""
+    """Return hpo's name of a metric, and true if `name` is a loss, in place of which hpo maximises that metric."""
     score = _ON_VALIDATION.sub("", name)
     if loss := look_up(score, other_names.LOSSES):
         return loss, True
@@ -83,16 +83,16 @@ def metric_of(name: str) -> tuple[str, bool]:
 
 
 def metric_note(name: str, ours: str) -> list[str]:
-    """Return what to say of a metric of another name."""
+    """Return a note that a metric's name was translated; none if it has the same name in hpo."""
     what = " (F1 of two classes, macro F1 of more)" if ours == "auto" else ""
     return [] if name == ours else [f"The metric {name} is taken for {ours}{what}."]
 
 
 def study_key(key: str, here: Collection[str]) -> str | None:
-    """Return the key of a study file that an unknown `key` means: one of `here` spelled otherwise, or a dotted one."""
+    """Return the key that an unknown `key` means: one of `here` in another spelling, or a dotted one; else None."""
     return known_name(key, here) or look_up(key, other_names.STUDY_KEYS)
 
 
 def study_value(path: str, value: Any) -> str | None:
-    """Return what a value of the key at `path` is called here, if another library's word."""
+    """Return hpo's name of a value of the key `path`, if `value` is another library's name; else None."""
     return look_up(value, other_names.STUDY_VALUES.get(path, {})) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Optional packages: which extra of llm-hpo installs each, and the refusal where it is missing."""
+"""Optional packages: the extra of llm-hpo that installs each, and the refusal if one is missing."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -19,18 +19,18 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "bitsandbytes": ("quantized", "model.quantization"),
     "optuna-dashboard": ("dashboard", "the dashboard"),
 }
-"""Package -> the extra that installs it, and what needs it."""
+"""Package -> (extra that installs it, feature that needs it)."""
 
 
 def refuse_missing(module: str, user: str) -> None:
-    """Refuse what needs a module that is not installed.
+    """Refuse a feature whose module is not installed.
 
     Args:
-        module: of one of `EXTRAS`.
-        user: what needs it, as the sentence begins.
+        module: module of a package in `EXTRAS`.
+        user: the feature, as the subject of the sentence.
 
     Raises:
-        ConfigurationError: it is not installed; says what installs it.
+        ConfigurationError: the module is not installed; the message has the command that installs it.
     """
     if find_spec(module) is None:
         package = module.replace("_", "-")

@@ -1,7 +1,7 @@
-"""Names of other libraries: TrainingArguments, PEFT, W&B's examples, Ray, Optuna, each with what it is called here.
+"""Names of other libraries (TrainingArguments, PEFT, W&B's examples, Ray, Optuna), each with its meaning in hpo.
 
-The one source of what is understood of them, and of docs/names.md. Names are compared without case, dashes and
-underscores, so each stands here once. To add one: its line in the table of its kind.
+Source of docs/names.md. Names are compared without case, dashes and underscores, so each is listed once. To add one,
+add it to the table of its kind.
 """
 
 from collections.abc import Mapping
@@ -11,42 +11,42 @@ from typing import TypeVar
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """Means the same as a name or a value here."""
+    """Name or value with the same meaning as one in hpo."""
 
     ours: str | None
     but: str = ""
-    """What is a little different, said beside it."""
+    """Small difference in meaning, added to the note."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Belongs to the script that trained; left out."""
+    """Setting of a training script that hpo ignores."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class GivenElsewhere:
-    """Names the model or the texts, which are given otherwise."""
+    """Name of the model or the data, which hpo takes from other keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Would train something else; says what to do."""
+    """Name or value that hpo refuses, because it would train something else; with a remedy."""
 
     how: str
     unless: tuple[str | bool, ...] = ()
-    """Values that would not, and are left out."""
+    """Values that have no effect, and are ignored instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class CountAlias:
-    """A count of steps, epochs or texts for what is a share here."""
+    """Count of steps, epochs or examples, for which hpo has a share."""
 
     of: str
     """`warmup_steps`, `warmup_epochs`, `steps` or `texts`."""
     share: str
-    """The hyperparameter that is the share."""
+    """Hyperparameter for the share."""
 
 
 Meaning = Alias | Ignored | GivenElsewhere | Unsupported | CountAlias
@@ -58,7 +58,7 @@ Entry = TypeVar("Entry")
 
 
 def by_name(*rows: tuple[str, Entry]) -> dict[str, Entry]:
-    """Return the entry of each name, from rows of names, which are divided by spaces, and their entry."""
+    """Return name -> entry, from rows of names, separated by spaces, and the entry that they have in common."""
     return {name: entry for names, entry in rows for name in names.split()}
 
 
@@ -66,13 +66,13 @@ OF_LORA = (
     "adapter", "adapter_config", "lora", "lora_args", "lora_config", "lora_parameters", "peft", "peft_args",
     "peft_config",
 )  # fmt: skip
-"""Words before the name of a hyperparameter of LoRA, as in `peft_config.r`."""
+"""Prefixes of LoRA's hyperparameters, as in `peft_config.r`."""
 PREFIXES = (
     *OF_LORA, "args", "cfg", "config", "data", "dataset", "hparams", "hp", "hyperparameters", "hyperparams",
     "lr_scheduler", "model", "opt", "optim", "optimizer", "parameters", "params", "scheduler", "tokenizer", "train",
     "trainer", "trainer_args", "training", "training_args", "training_arguments",
 )  # fmt: skip
-"""Words before the name of a hyperparameter, as in `training.lr`, that change nothing of its meaning."""
+"""Prefixes that do not change the meaning of a hyperparameter, as in `training.lr`."""
 
 ACCUMULATION = Alias("batch_size", "times the batch on the device, as batch_size is the examples of one optimizer step")
 """Gradient accumulation, which is multiplied into the batch size."""
@@ -165,7 +165,7 @@ NAMES: Mapping[str, Meaning] = by_name(
     ("optim_args", Unsupported("write each as a hyperparameter, such as `momentum` or `epsilon`")),
     ("optim_target_modules", Unsupported("projected optimizers such as GaLore are not there; leave it out")),
     ("neftune_noise_alpha", Unsupported("noise on embeddings is not there; leave it out, or take `token_masking`")),
-    # The script: of TrainingArguments all that does not decide what is learned, those of earlier versions too.
+    # Settings of the script: all of TrainingArguments, also of earlier versions, that do not affect the result.
     ("output_dir overwrite_output_dir logging_dir log_dir save_dir checkpoint_dir results_dir cache_dir out_dir",
      Ignored("paths")),
     ("logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter "
@@ -210,7 +210,7 @@ NAMES: Mapping[str, Meaning] = by_name(
      "data_path text_column_name label_column_name dataset_path train_path text_column label_column data_file",
      GivenElsewhere()),
 )  # fmt: skip
-"""Hyperparameters, as sweeps and scripts name them."""
+"""Name of a hyperparameter in sweeps and scripts -> its meaning."""
 
 VALUES: Mapping[str, Mapping[str, Alias | Unsupported]] = {
     "method": by_name(
@@ -273,7 +273,7 @@ VALUES: Mapping[str, Mapping[str, Alias | Unsupported]] = {
         ("false none null uniform", Alias("equal")),
     ),
 }  # fmt: skip
-"""Values of a hyperparameter, likewise."""
+"""Hyperparameter -> other names of its values -> their meaning."""
 
 SPEC_KEYS: Mapping[str, str] = by_name(
     ("low lower minimum lower_bound", "min"),
@@ -282,7 +282,7 @@ SPEC_KEYS: Mapping[str, str] = by_name(
     ("step quantum", "q"),
     ("type dist", "distribution"),
 )
-"""Keys of a parameter's spec, as Optuna and others name them."""
+"""Key of a parameter's spec in Optuna and others -> hpo's key."""
 
 DISTRIBUTIONS: Mapping[str, str] = by_name(
     ("loguniform log-uniform log_uniform_value reciprocal logfloat", "log_uniform_values"),
@@ -293,7 +293,7 @@ DISTRIBUTIONS: Mapping[str, str] = by_name(
     ("const fixed", "constant"),
     ("randint", "int_uniform"),
 )
-"""Distributions, as Ray and Optuna name them. W&B's `log_uniform` is of exponents, and so is not here."""
+"""Name of a distribution in Ray and Optuna -> hpo's. Without W&B's `log_uniform`, whose bounds are exponents."""
 
 METRICS: Mapping[str, str] = by_name(
     ("acc accuracy_score eval_acc", "accuracy"),
@@ -318,7 +318,7 @@ METRICS: Mapping[str, str] = by_name(
     ("spearmanr spearman_correlation", "spearman"),
     ("r2_score r_squared", "r2"),
 )
-"""Metrics, after what says on which part of the data. `auto` is F1 of two classes, and macro F1 of more."""
+"""Name of a metric, without a prefix or suffix for the split -> hpo's. `auto` is F1 for two classes, else macro F1."""
 
 LOSSES: Mapping[str, str] = by_name(
     ("loss log_loss cross_entropy cross_entropy_loss ce_loss nll nll_loss", "neg_log_loss"),
@@ -326,7 +326,7 @@ LOSSES: Mapping[str, str] = by_name(
     ("mae mean_absolute_error", "neg_mae"),
     ("ece calibration_error expected_calibration_error", "neg_calibration_error"),
 )
-"""What is to be minimised -> the metric that is maximised instead."""
+"""Loss that would be minimised -> metric that is maximised instead."""
 
 STUDY_KEYS: Mapping[str, str] = by_name(
     ("n_trials num_trials max_trials num_samples run_cap", "budget.trials"),
@@ -344,7 +344,7 @@ STUDY_KEYS: Mapping[str, str] = by_name(
     ("random_seed random_state", "seed"),
     ("n_jobs max_concurrent_trials", "compute.workers"),
 )
-"""Keys of a study file, as Optuna, Ray and the scripts of transformers name them."""
+"""Name in Optuna, Ray and transformers' scripts -> key of a study file."""
 
 STUDY_VALUES: Mapping[str, Mapping[str, str]] = {
     "compute.device": by_name(("gpu nvidia", "cuda")),
@@ -365,4 +365,4 @@ STUDY_VALUES: Mapping[str, Mapping[str, str]] = {
     ),
     "compute.runner": {"ray": "ray_tune"},
 }
-"""Values of a study file, likewise."""
+"""Key of a study file -> other names of its values -> hpo's."""

@@ -1,4 +1,4 @@
-"""YAML reading: plain mappings to typed models, every mistake told in one sentence."""
+"""YAML reading: plain mappings to typed models, with one sentence for each mistake."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
@@ -16,14 +16,14 @@ from hpo.errors import ConfigurationError, misspelt, nearest
 Model = TypeVar("Model", bound=BaseModel)
 
 SECRETS = ("store", "notify", "warm_start")
-"""Keys below which no error shows a value: a store's URL holds a password, and so does one that notes are sent to."""
+"""Sections whose values no error shows, because the URLs of stores and of notifications may contain passwords."""
 
 ABSENT = "nothing"
-"""A value that is not there, in a difference."""
+"""Text for a missing value in a difference."""
 
 
 class Typed(BaseModel):
-    """Base of all configuration: immutable, keyword-only, no unknown keys, fields documented beneath them."""
+    """Base class of configurations: immutable, without unknown keys, each field documented by the string below it."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
@@ -35,13 +35,16 @@ def parse_yaml(text: str, source: str) -> Any:
 
     Args:
         text: one YAML document.
-        source: what to call it in an error, usually its path.
+        source: its name in an error, usually its path.
+
+    Raises:
+        ConfigurationError: invalid YAML.
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        # Of a key that is there twice it also gives the values, as objects in Python.
+        # For a duplicate key, the problem also contains both values as Python objects.
         problem = str(error.problem).partition(" with value ")[0]
         raise ConfigurationError(f"{source} is not valid YAML: {line}{problem}.") from None
     except (YAMLError, ValueError, RecursionError) as error:  # also a date of no calendar, lists a thousand deep
@@ -49,7 +52,11 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """Read the YAML mapping in the file `path`."""
+    """Read the YAML mapping in the file `path`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not YAML, or has no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -76,16 +83,16 @@ def write_yaml(content: Mapping[str, Any]) -> str:
 def read_model(
     model: type[Model], values: Mapping[str, Any], source: str, needed: Mapping[str, str] | None = None
 ) -> Model:
-    """Validate `values` as a `model`.
+    """Validate `values` as an instance of `model`.
 
     Args:
-        model: what they are to be.
-        values: by the names of its fields.
-        source: what to call them in an error.
-        needed: what to say where a dotted key is missing.
+        model: the class.
+        values: field -> value.
+        source: name of the values in an error.
+        needed: dotted key -> message if it is missing.
 
     Raises:
-        ConfigurationError: a sentence for each mistake.
+        ConfigurationError: one sentence for each mistake.
     """
     try:
         return model.model_validate(values)
@@ -95,7 +102,7 @@ def read_model(
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Return every key of a model and of those within it, by its path."""
+    """Return the dotted path of every key of a model, including those of nested models."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         inner = section(field.annotation)
@@ -104,14 +111,14 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def section(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that a field holds, if it holds one."""
+    """Return the nested model that is a field's type; None if it is another type."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: Mapping[str, str]) -> Iterable[str]:
-    """Return what is wrong, one sentence a key: nothing of what is missing because it is misspelt."""
+    """Yield one sentence for each wrong key; a missing key is left out if an unknown key is a misspelling of it."""
     keys = dotted_keys(model)
-    # A default that another field decides is not known while there is a mistake.
+    # Pydantic does not call a default factory that depends on an invalid field.
     reported = [detail for detail in details if detail["type"] != "default_factory_not_called"]
     by_key = {".".join(_place(model, detail["loc"])[0]): detail for detail in reversed(reported)}
     meant = {
@@ -125,7 +132,7 @@ def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: 
 
 
 def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str]) -> str:
-    """Say what is wrong with one value: the rule, the value, the choices."""
+    """Return a sentence on one wrong value: the rule, the value, the choices."""
     path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
     shown = "(not shown)" if path and path[0] in SECRETS else repr(value)
@@ -145,9 +152,9 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str])
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return the keys that lead to a mistake, and the fields known beside the last of them.
+    """Return the path of the key with the mistake, and the valid fields at its level.
 
-    What follows the key of a single value is left out: pydantic adds which member of a union it tried.
+    For a field with a union type, pydantic appends the member that it tried, which is left out.
     """
     path: list[str] = []
     for part in map(str, location):
@@ -165,7 +172,7 @@ def _kind(content: object) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return one phrase for each leaf that differs, such as `space.epochs.max: 3 before, 5 now`."""
+    """Return one phrase for each value that differs, such as `space.epochs.max: 3 before, 5 now`."""
     found: list[str] = []
     for key in {**before, **after}:
         old, new = before.get(key, ABSENT), after.get(key, ABSENT)

@@ -21,7 +21,7 @@ def _duration(text: str) -> str:
 
 
 def _moment(text: str) -> str:
-    # What is past when the file is read may have been ahead when the study began; the start refuses it.
+    # A moment that is past now may have been in the future when the study began; `limits_of` refuses it at a start.
     parse_moment(text, datetime.min.replace(year=2, tzinfo=UTC))
     return text
 
@@ -49,7 +49,7 @@ FOLD_PRUNERS = ("wilcoxon", "threshold", "none")
 
 Name = Annotated[str, AfterValidator(checked_study_name)]
 LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path or another name; a `~` that it begins with is the home folder, as no shell reads study files."""
+"""A path or another name; a leading `~` is expanded to the home folder, because no shell does it in study files."""
 DataPath = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Moment = Annotated[
@@ -167,12 +167,12 @@ class EvaluationConfig(Typed):
 
     @property
     def part_rows(self) -> int:
-        """Rows of a part that is scored: `rung_rows`, or 200 where that is left open."""
+        """Rows that are scored at a rung: `rung_rows`, or 200 if that is null."""
         return self.rung_rows or DEFAULT_RUNG_ROWS
 
 
 class BudgetConfig(Typed):
-    """End of the search: whichever limit comes first."""
+    """Limits of the search, which ends at the first that is reached."""
 
     trials: OneOrMore | None = None
     """Trials of the study in total, including earlier runs. Null for 40, or with a time limit for as many as fit."""
@@ -192,7 +192,7 @@ class BudgetConfig(Typed):
 
     @property
     def most_trials(self) -> int | None:
-        """Trials of the study in all; None for as many as fit into the time."""
+        """Trials of the study in total; None for as many as fit into the time."""
         timed = (self.time, self.until, self.gpu_hours) != (None, None, None)
         return self.trials or (None if timed else DEFAULT_TRIALS)
 
@@ -254,16 +254,16 @@ class ComputeConfig(Typed):
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0
     """Minutes without a message from a worker process after which it is killed and its trial retried."""
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds that trials have to reach their next step and write a checkpoint when the search is told to end."""
+    """Seconds that trials have to reach their next step and write a checkpoint when the search is to end."""
 
     @property
     def ranks_of_trial(self) -> int:
-        """How many processes train one trial."""
+        """Number of processes that train one trial."""
         return self.ranks or max(1, int(self.gpus_per_trial or 1))
 
     @property
     def devices_of_trial(self) -> float:
-        """How many GPUs one trial takes, or processes on the CPU: of one that several share its part, as of slots."""
+        """GPUs of one trial, or processes on a CPU; a fraction if trials share a GPU or a worker has several slots."""
         slots = 1 if self.slots == "auto" else self.slots
         return self.ranks_of_trial * min(1.0, self.gpus_per_trial or 1.0) / slots
 
@@ -306,7 +306,7 @@ class StoreConfig(Typed):
 
 
 class StudyConfig(Typed):
-    """A study."""
+    """Configuration of a study: the content of a study file."""
 
     study: Name
     """Name of the study in its store."""
@@ -326,7 +326,7 @@ class StudyConfig(Typed):
     confirmation: ConfirmationConfig = ConfirmationConfig()
     compute: ComputeConfig = ComputeConfig()
     store: StoreConfig = StoreConfig()
-    """Where results are kept; a text alone is its `url`."""
+    """Place of the results; a string is its `url`."""
     notify: Texts = ()
     """Recipients of notifications (end of the search, first failure, new best score, a device left out): URLs of
     apprise (`ntfy://TOPIC`, `mailto://...`), or `command:` and a program, which gets the sentence as its last
@@ -342,12 +342,12 @@ class StudyConfig(Typed):
         return {"url": store} if isinstance(store, str) else store
 
     def with_slots(self, slots: int) -> Self:
-        """Return this study with so many slots in each worker, as they were measured."""
+        """Return this study with that number of slots in each worker, which was measured."""
         return self.model_copy(update={"compute": self.compute.model_copy(update={"slots": slots})})
 
     @property
     def pruner(self) -> PrunerName:
-        """The pruner that is used: never `auto`."""
+        """The pruner, with `auto` resolved."""
         if self.search.pruner != "auto":
             return self.search.pruner
         if self.evaluation.folds:

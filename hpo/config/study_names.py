@@ -1,14 +1,14 @@
-"""Study names, which are also names of folders and files, on every machine."""
+"""Study names: valid as names of folders and files on every machine."""
 
 import re
 import unicodedata
 
 MOST_CHARACTERS, MOST_BYTES = 128, 200
-"""A name of a file may have 255 bytes, its ending and what stands before it among them."""
+"""Largest length of a name; file names, which add a prefix and an ending to it, may have 255 bytes."""
 
 
 def checked_study_name(name: str) -> str:
-    """Return `name` in Unicode's composed form; raise a ValueError if a study may not be called so."""
+    """Return `name` in Unicode's composed form (NFC); raise a ValueError if it is not a valid study name."""
     name = unicodedata.normalize("NFC", name)
     if not is_study_name(name):
         raise ValueError(
@@ -20,12 +20,12 @@ def checked_study_name(name: str) -> str:
 
 
 def is_study_name(name: str) -> bool:
-    """Return whether a study may be called so."""
+    """Return true if `name` is a valid study name."""
     return bool(name) and as_study_name(name, "") == name
 
 
 def as_study_name(text: str, otherwise: str) -> str:
-    """Return the name nearest to a text: dashes for what no name has, cut where it is long."""
+    """Return a valid name made from `text`, with dashes for other characters, cut if long; `otherwise` if empty."""
     composed = unicodedata.normalize("NFC", text)
     kept = "".join(character if _is_allowed(character) else "\0" for character in composed)
     name = re.sub("\0+", "-", kept)
@@ -35,5 +35,5 @@ def as_study_name(text: str, otherwise: str) -> str:
 
 
 def _is_allowed(character: str) -> bool:
-    """Return whether it is a letter, a digit, a mark of one, or one of a few signs."""
+    """Return true for a letter, a digit, a combining mark, a space, a dot, an underscore or a dash."""
     return character in " ._-" or unicodedata.category(character)[0] in "LNM"

@@ -1,7 +1,7 @@
-"""W&B sweep files, run as they are: what one says, as the values of a study file.
+"""W&B sweep files: conversion of a sweep configuration to the values of a study file.
 
-The keys are those of W&B's sweep configuration (docs.wandb.ai, "Sweep configuration options"). What hpo would do
-otherwise is refused; what it has no need of is left unused and told. Parameters are read as those of any space.
+The keys are those of W&B's sweep configuration (docs.wandb.ai, "Sweep configuration options"). Keys with another effect
+in hpo are refused; keys that hpo does not need are ignored, with a note. Parameters are read like those of any space.
 """
 
 import math
@@ -15,7 +15,7 @@ from hpo.errors import ConfigurationError, Mistakes, nearest
 from hpo.space.search_space import SearchSpace
 
 SAMPLERS: Mapping[str, str] = {"bayes": "tpe", "random": "random", "grid": "grid"}
-"""W&B's method -> the sampler that does it."""
+"""W&B's method -> hpo's sampler."""
 
 _USED = ("method", "metric", "parameters", "early_terminate", "run_cap", "name")
 _SILENT = ("description", "project", "entity", "apiVersion", "kind")
@@ -39,25 +39,25 @@ _EARLY_KEYS = ("type", "min_iter", "max_iter", "s", "eta")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A sweep file, understood."""
+    """The content of a sweep file in hpo's terms."""
 
     values: dict[str, Any]
-    """What it says, as a study file says it; model and data are in no sweep."""
+    """Values of a study file; without model and data, which no sweep has."""
     notes: tuple[str, ...]
-    """What in it is not used, or is called otherwise here, in sentences."""
+    """Sentences on keys that are ignored or have another name in hpo."""
     first_score: float | None = None
-    """Scores of a run before W&B first ends any; None where it ends none early."""
+    """Number of scores of a run after which W&B first stops runs; None without `early_terminate`."""
 
     def of_space(self, space: SearchSpace) -> tuple[dict[str, Any], list[str]]:
-        """Return what it says of a study over `space` where nothing else is said, and what it does not do there."""
+        """Return default values for a study over `space`, and notes on settings without an effect there."""
         values: dict[str, Any] = {}
         if self.values["search"]["sampler"] == "grid" and "budget" not in self.values:
             values["budget"] = {"trials": space.size()}
         if self.first_score is None:
             return values, []
         scores = space.largest("epochs")
-        # Rungs are per mille of the longest trial, which has a score for each of its epochs. Rounded down: later cuts
-        # are multiples of the first, and are to come with their score, not with the one after.
+        # Rungs are per mille of the longest trial, which has one score per epoch. Rounded down, because later rungs are
+        # multiples of the first, and must not fall after the score that they belong to.
         first = math.floor(1000 * self.first_score / scores)
         values["evaluation"] = {"first_rung": min(1000, max(1, first))}
         if self.first_score < scores:
@@ -71,14 +71,14 @@ class Sweep:
 def read_sweep(
     content: Mapping[str, Any], source: str, name: str, mistakes: Mistakes, *, metric_given: bool = False
 ) -> Sweep:
-    """Return what a sweep file says, of its parameters only where they are.
+    """Convert the content of a sweep file; its parameters are not read yet.
 
     Args:
         content: the file's keys and values.
-        source: what to call it in an error, usually its path.
-        name: what to call the study where the sweep has no name.
-        mistakes: gets a ConfigurationError for each key and value that hpo would not do as W&B does it.
-        metric_given: whether another metric takes the place of the sweep's.
+        source: name of the file in an error, usually its path.
+        name: name of the study if the sweep has none.
+        mistakes: gets a ConfigurationError for each key or value with another effect in hpo.
+        metric_given: true if an override replaces the sweep's metric.
     """
     values: dict[str, Any] = {
         "study": as_study_name(str(content.get("name") or name), "sweep"),
@@ -103,7 +103,7 @@ def read_sweep(
             early = _mapping(content, "early_terminate", source)
             eta = _eta(early, source)
             first_score = _first_score(early, eta, source)
-            # What W&B calls hyperband has one bracket: the first cut, and the distance between cuts, are every run's.
+            # W&B's hyperband has a single bracket, so it is successive halving: all runs have the same rungs.
             values["search"] |= {"pruner": "successive_halving", "reduction_factor": eta}
     if "run_cap" in content:
         values["budget"] = {"trials": content["run_cap"]}
@@ -119,7 +119,7 @@ def _check_key(key: str, source: str) -> None:
 
 
 def _mapping(content: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:
-    """Return the mapping under `key`; an empty one where there is no such key."""
+    """Return the mapping under `key`; empty if there is no such key."""
     inner = content.get(key, {})
     if not isinstance(inner, Mapping):
         raise ConfigurationError(f"{source}: {key!r} must be keys and values, but is {inner!r}.")
@@ -127,7 +127,7 @@ def _mapping(content: Mapping[str, Any], key: str, source: str) -> Mapping[str, 
 
 
 def _method(content: Mapping[str, Any], source: str) -> str:
-    """Return the strategy, without which W&B takes no sweep, and which a space file does not have."""
+    """Return the search strategy, which W&B requires; a file of parameters without it is a space file."""
     if "method" not in content:
         raise ConfigurationError(
             f"{source} has parameters but no `method: {' | '.join(SAMPLERS)}`, as a W&B sweep has; a file of "
@@ -140,7 +140,7 @@ def _method(content: Mapping[str, Any], source: str) -> str:
 
 
 def _metric(metric: Mapping[str, Any], source: str) -> tuple[str, list[str]]:
-    """Return the metric, which hpo scores on validation and maximises, and what to say of its name."""
+    """Return the metric to maximise on validation, and a note if its name was translated."""
     known = ("name", "goal", *_NOTED_OF_METRIC)
     unknown = [key for key in metric if key not in known]
     if unknown:
@@ -165,7 +165,7 @@ def _metric(metric: Mapping[str, Any], source: str) -> tuple[str, list[str]]:
 
 
 def _eta(early: Mapping[str, Any], source: str) -> int:
-    """Return how many trials W&B's hyperband keeps one of, all of `early_terminate` being known to be understood."""
+    """Return the reduction factor of W&B's hyperband, after a check of the keys of `early_terminate`."""
     if early.get("type") != "hyperband":
         raise ConfigurationError(f"{source}: early_terminate.type must be hyperband, but is {early.get('type')!r}.")
     unknown = [key for key in early if key not in _EARLY_KEYS]
@@ -181,13 +181,13 @@ def _eta(early: Mapping[str, Any], source: str) -> int:
 
 
 def _first_score(early: Mapping[str, Any], eta: int, source: str) -> int:
-    """Return after how many scores W&B first ends runs."""
+    """Return the number of scores after which W&B first stops runs."""
     given = {"min_iter", "max_iter", "s"} & early.keys()
     if given == {"min_iter"}:
         return _whole(early, "min_iter", 1, source)
     if given == {"max_iter", "s"}:
         first = _whole(early, "max_iter", 1, source) * float(eta) ** -_whole(early, "s", 1, source)
-        # W&B drops what would come before the first score. A quotient may lie a hair below the whole number it means.
+        # W&B drops brackets before the first score. Rounding may leave a quotient slightly below a whole number.
         return max(1, math.floor(first + 1e-9))
     raise ConfigurationError(
         f"{source}: early_terminate needs min_iter, or max_iter and s, but has "

@@ -1,4 +1,4 @@
-"""Task configuration and facts, torch-free: what the study file, the space and a report must know of each task."""
+"""Task configuration and task facts, torch-free: properties of tasks for study files, spaces and reports."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,28 +12,28 @@ from hpo.config.parsing import Typed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """What has no meaning for a task, and what is expected of it."""
+    """Properties of a task: settings without an effect, output columns, metric of slices, expected first loss."""
 
     key: str = "task.name"
-    """The key of a study file that chooses it."""
+    """Key of a study file that selects the task."""
     without: str = ""
-    """What it has none of, so that keys and hyperparameters that are about it mean nothing."""
+    """Concept that the task lacks, such as `classes`; settings about it have no effect."""
     unused: tuple[str, ...] = ()
-    """Such keys of a study file, dotted."""
+    """Dotted keys of a study file without an effect."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Such hyperparameters -> the value that each keeps."""
+    """Hyperparameter without an effect -> the value that it keeps."""
     method: str = ""
-    """Such a value of the hyperparameter `method`."""
+    """Value of the hyperparameter `method` that the task does not support; empty if it supports all."""
     predicted: tuple[str, ...] = ("prediction", "probability")
-    """Columns in which predictions are written."""
+    """Names of the columns with predictions."""
     slices: tuple[str, ...] = ("f1", "macro_f1")
-    """What rows that have something in common are scored by: the first of these metrics that a study has."""
+    """Metrics for slices of the rows; the first that a study has is used."""
     first_loss: Callable[[int], float | None] = lambda _: None
-    """The loss of a head that knows nothing yet, of so many labels; None where it is not known."""
+    """Function from the number of labels to the expected loss of an untrained head; None if it is unknown."""
 
 
 LABEL_SET_KEYS = ("data.label_columns", "data.label_separator", "task.thresholds")
-"""Keys about sets of labels."""
+"""Keys of a study file for tasks with sets of labels."""
 TASK_FACTS: Mapping[str, TaskFacts] = {
     "classification": TaskFacts(
         without="sets of labels",
@@ -45,7 +45,7 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
         without="weights drawn anew",
         fixed={"head_rate": 1.0, "head_scale": None},
         method="head",
-        # No first loss: what the pretrained model says of the labels may be anything.
+        # No first loss, because the pretrained model's answers are unknown.
     ),
     "regression": TaskFacts(
         without="classes",
@@ -53,7 +53,7 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
         fixed={"label_smoothing": 0.0, "class_weights": "equal"},
         predicted=("prediction",),
         slices=("neg_rmse",),
-        # No first loss: that of the first rows may lie anywhere.
+        # No first loss, because that of a few rows varies widely.
     ),
     "multi_label": TaskFacts(
         without="positive class",
@@ -66,14 +66,14 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
 
 
 def facts_of(configuration: Mapping[str, Any]) -> TaskFacts:
-    """Return the facts of the task of a stored study."""
+    """Return the facts of the task in a stored study's configuration."""
     task = configuration.get("task", {})
     head = task.get("head")
     return TASK_FACTS[head if head in TASK_FACTS else task.get("name", "classification")]
 
 
 def unused_hyperparameters(task: str, values: Mapping[str, Any]) -> list[str]:
-    """Return which of these hyperparameters have another value than the one that they keep under a task."""
+    """Return the names among `values` (hyperparameter -> value) that have no effect under a task."""
     fixed, method = TASK_FACTS[task].fixed, TASK_FACTS[task].method
     return [
         name
@@ -83,14 +83,14 @@ def unused_hyperparameters(task: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def unused_sentence(task: str, names: Iterable[str]) -> str:
-    """Say that what has these names means nothing to a task, and what to do."""
+    """Return a sentence that settings with these names have no effect under a task, with the remedy."""
     facts = TASK_FACTS[task]
     said = [f"method {facts.method}" if name == "method" else name for name in names]
     return f"{facts.key} is {task}, which has no {facts.without}: leave out {', '.join(said)}."
 
 
 def _text_of_scalar(value: Any) -> Any:
-    # YAML reads labels such as 1 and true as what they are.
+    # YAML reads labels such as 1 and true as numbers and truth values.
     return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int | float) else value
 
 
@@ -145,7 +145,7 @@ class TaskConfig(Typed):
 
     @property
     def kind(self) -> str:
-        """Which of the tasks it is: its name, or its head where that makes another task of it."""
+        """Key of the task in `TASK_FACTS`: `label_words` for that head, otherwise `name`."""
         return self.name if self.head == "classifier" else self.head
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Durations and moments, as people write and read them: `8h`, `1h30m`, `07:30`, `3 min 20 s`."""
+"""Durations and moments in text: parsing of `8h`, `1h30m` and `07:30`, and formatting as `3 min 20 s`."""
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -9,7 +9,7 @@ UNITS = {
     60: ("m", "min", "mins", "minute", "minutes"),
     1: ("s", "sec", "secs", "second", "seconds"),
 }
-"""Seconds -> how that unit is written."""
+"""Seconds of a unit -> its names."""
 LONGEST = 10 * 365 * 86400
 _SECONDS_OF = {name: seconds for seconds, names in UNITS.items() for name in names}
 _PART = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*({'|'.join(sorted(_SECONDS_OF, key=len, reverse=True))})(?![a-z])\s*")
@@ -18,10 +18,10 @@ _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
 def parse_duration(duration: str) -> float:
-    """Return the seconds of a duration such as `8h`, `90m`, `1h30m` or `2 days`: more than 0, ten years at most.
+    """Return the seconds of a duration such as `8h`, `90m`, `1h30m` or `2 days`: above 0, at most ten years.
 
     Raises:
-        ValueError: not a duration, none at all, or longer than ten years.
+        ValueError: not a duration, zero, or longer than ten years.
     """
     text = duration.strip().lower()
     parts = _PART.findall(text) if _DURATION.fullmatch(text) else []
@@ -34,14 +34,14 @@ def parse_duration(duration: str) -> float:
 
 
 def parse_moment(until: str, now: datetime) -> datetime:
-    """Return when `until` is: the next `07:30` after `now`, or the date and time `2026-11-23 07:30`.
+    """Parse `07:30`, the next one after `now`, or a date and time such as `2026-11-23 07:30`.
 
     Args:
-        until: a time of day, or a date and time, in the time zone of `now` where it names none.
-        now: with its time zone; one that knows of daylight saving, such as `LOCAL_ZONE`.
+        until: a time of day, or a date and time, in the time zone of `now` unless it contains one.
+        now: the current time, in a time zone with daylight saving, such as `LOCAL_ZONE`.
 
     Raises:
-        ValueError: neither, or in the past.
+        ValueError: invalid, or in the past.
     """
     if clock := _CLOCK.fullmatch(until.strip()):
         today = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
@@ -57,7 +57,7 @@ def parse_moment(until: str, now: datetime) -> datetime:
 
 
 def humanized(seconds: float) -> str:
-    """Return a finite duration, 0 or more, as people say it: `45 s`, `3 min 20 s`, `7 h 05 min`."""
+    """Format a finite duration, 0 or more: `45 s`, `3 min 20 s`, `7 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -67,7 +67,7 @@ def humanized(seconds: float) -> str:
 
 
 class _SystemZone(tzinfo):
-    """The zone of this machine with its changes of the clock, which the fixed offset of `astimezone()` forgets."""
+    """Time zone of this machine with daylight saving; `astimezone()` gives a fixed offset."""
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
         return None if moment is None else moment.replace(tzinfo=None).astimezone().utcoffset()
@@ -79,7 +79,7 @@ class _SystemZone(tzinfo):
         return None if moment is None else moment.replace(tzinfo=None).astimezone().tzname()
 
     def fromutc(self, moment: datetime) -> datetime:
-        # Unlike `astimezone()` it says which of the two is meant of an hour that comes twice.
+        # Unlike `astimezone()`, sets `fold` for an hour that occurs twice.
         return datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp()).replace(tzinfo=self)
 
 

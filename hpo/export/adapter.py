@@ -1,4 +1,4 @@
-"""Adapter: what a trial of LoRA has trained, in a folder that PEFT opens over the pretrained model."""
+"""Adapter: the trained weights of a LoRA trial, in a folder that PEFT loads on top of the pretrained model."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ from hpo.tasks.protocol import ClassifierHead, Task
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of a network's weights."""
+"""Prefix of PEFT's weight names."""
 
 
 def save_adapter(model: TrialModel, base: ModelConfig, folder: Path) -> None:
-    """Write the adapters and the head of a trial, and the configuration that PEFT mounts them by."""
+    """Write the adapters and the head of a trial, and PEFT's `adapter_config.json`."""
     # Here, as it takes seconds to import.
     from peft import LoraConfig
 
@@ -50,17 +50,17 @@ def save_adapter(model: TrialModel, base: ModelConfig, folder: Path) -> None:
 
 
 def task_type(backbone: Backbone) -> str | None:
-    """Return PEFT's name for how a network is asked; it has none for masked models."""
+    """Return PEFT's task type of a network; None for masked models, for which PEFT has none."""
     if isinstance(backbone.head, ClassifierHead):
         return "SEQ_CLS"
     return "CAUSAL_LM" if backbone.network.can_generate() else None
 
 
 def load_adapter(backbone: Backbone, task: Task[Any], folder: Path) -> TrialModel:
-    """Mount the adapter in a folder, as `save_adapter` wrote it, over the pretrained model that it was trained over.
+    """Load the adapter that `save_adapter` wrote into a folder, and mount it in its pretrained model.
 
     Raises:
-        ModelError: it cannot be read, or is of another model.
+        ModelError: the adapter cannot be read, or belongs to another model.
         ConfigurationError: the model does not have the layers that it adapts.
     """
     try:

@@ -1,4 +1,4 @@
-"""Configuration export: the configuration to take, with all that it takes to train it again, as YAML or JSON."""
+"""Configuration export: a configuration with everything that is needed to train it again, as YAML or JSON."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ from hpo.verdict.comparison import interval_of_test, under_another_seed
 from hpo.verdict.findings import Interval, Verdict, verdict_to_plain
 
 SCHEMA_VERSION = 1
-"""Of `study_to_plain`; raised when a key goes or changes its meaning."""
+"""Version of the keys of `study_to_plain`; raised when a key is removed or changes its meaning."""
 MARK = "# One configuration of a search by hpo."
-"""How an export in YAML begins."""
+"""Start of every export in YAML."""
 KIND = "hpo configuration"
 JSON_MARK = f'{{\n  "kind": "{KIND}",'
-"""How an export in JSON begins."""
+"""Start of every export in JSON."""
 HEADER = f"""\
 {MARK} `hyperparameters` holds the real learning rate. `score` is that of the best of
 # the trial's full evaluations, too high where the trial was chosen for it; `confirmed` is on fresh seeds. Keep the
@@ -38,7 +38,7 @@ NO_CONFIRMATION = {"finalists": 0, "validation_share": 0.0}
 
 
 def stored_verdict(results: StudyResults) -> Verdict | None:
-    """Return the verdict on a study; None where nothing was confirmed."""
+    """Return the verdict on a study; None if nothing was confirmed."""
     if not results.confirmation:
         return None
     # Only where there is something to judge: it simulates, and takes its time.
@@ -48,7 +48,7 @@ def stored_verdict(results: StudyResults) -> Verdict | None:
 
 
 def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
-    """Return the SHA-256 of a configuration's values, hexadecimal."""
+    """Return SHA-256, hexadecimal, over the values of a configuration and its seed."""
     # Without what came later and changes nothing: the digest of a file that was written before stays what it was.
     fields = {
         name: value for name, value in hyperparameters.to_mapping().items() if (name, value) not in ADDED_LATER.items()
@@ -58,15 +58,15 @@ def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
 
 
 def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int | None = None) -> dict[str, Any]:
-    """Return a configuration of a study, with all that it takes to train it again, as plain values.
+    """Return a configuration of a study, with everything that is needed to train it again, as plain values.
 
     Args:
         results: the study.
-        verdict: on it; None where nothing was confirmed.
-        trial: which; None for the one that the verdict recommends, or for the search's best where there is no verdict.
+        verdict: the verdict on it; None if nothing was confirmed.
+        trial: number of the trial; None for the recommended one, or without a verdict the best of the search.
 
     Raises:
-        NoResultError: no trial has completed, or not this one.
+        NoResultError: no trial has completed, or the requested one has not.
         ConfigurationError: there is no such trial.
     """
     if trial is not None:
@@ -98,7 +98,7 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
 
 
 def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]:
-    """Return how a trial was trained: model, data, evaluations, precision, versions."""
+    """Return the settings of a trial's training: model, data, evaluations, precision, versions."""
     study = results.configuration
     config = read_model(StudyConfig, study, f"the study {results.name}")
     space = SearchSpace.from_mapping(results.space, f"of the study {results.name}")
@@ -137,7 +137,7 @@ def _trained(results: StudyResults, number: int) -> TrialResult:
 
 
 def _confirmed(verdict: Verdict | None, trial: int) -> dict[str, Any] | None:
-    """Return how a trial did on fresh seeds; None where it was not confirmed."""
+    """Return the confirmed scores of a trial, on fresh seeds; None if it was not confirmed."""
     if verdict is None or (found := verdict.by_trial.get(trial)) is None:
         return None
     return {
@@ -151,7 +151,7 @@ def _confirmed(verdict: Verdict | None, trial: int) -> dict[str, Any] | None:
 
 
 def _noise_of_default(results: StudyResults) -> float | None:
-    """Return the standard deviation over seeds of two trials of the default; None where there are not two."""
+    """Return the standard deviation over the seeds of two trials of the default; None without two."""
     defaults = (trial for trial in results.leaderboard if trial.proposed_by == "default")
     scores = [trial.score for trial in defaults if trial.score is not None]
     return stdev(scores) or None if len(scores) > 1 else None
@@ -182,18 +182,18 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 
 def default_output(study: str, uid: str) -> Path:
-    """Return `best.yaml`, or a name of the study's own where that holds anything but this study's configuration.
+    """Return the first of `best.yaml`, `best-STUDY.yaml` and `best-STUDY-UID.yaml` that is free or of this study.
 
     Args:
-        study: its name.
-        uid: what tells it from a study of that name in another store; empty before it has begun.
+        study: name of the study.
+        uid: unique id of the study; empty before its start.
     """
     paths = [Path("best.yaml"), Path(f"best-{study}.yaml"), Path(f"best-{study}-{uid[:8]}.yaml")]
     return next((path for path in paths[:-1] if not os.path.lexists(path) or _holds(path, uid)), paths[-1])
 
 
 def _holds(path: Path, uid: str) -> bool:
-    """Return whether a file is a configuration of this study."""
+    """Return true if a file is an export of the study with this id."""
     try:
         if not path.is_file() or not begins_with(path, MARK):
             return False
@@ -210,9 +210,9 @@ def study_to_plain(
 
     Args:
         results: the study.
-        verdict: on it; None where nothing was confirmed.
-        output: file that the configuration to take was written to.
-        interrupted: whether the search was told to end.
+        verdict: the verdict on it; None if nothing was confirmed.
+        output: file that the recommended configuration was written to.
+        interrupted: true if the search was ended by a signal or a stop request.
     """
     return {
         "schema_version": SCHEMA_VERSION,

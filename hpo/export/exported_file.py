@@ -1,4 +1,4 @@
-"""Exported configuration: what `hpo export` writes and other verbs read, with all that it takes to train it again."""
+"""Exported configuration: the content of a file that `hpo export` writes, enough to train it again."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -19,19 +19,19 @@ from hpo.messages import Assignment, Milestone, Precision
 from hpo.verdict.findings import Interval
 
 MOVABLE = ("model", "data")
-"""What may lie elsewhere where a file is used, so that an override may say so; the rest is what was exported."""
+"""Sections that overrides may change, because paths may differ between machines; all else must be as exported."""
 Test = Callable[[Hyperparameters], bool]
 
 
 class ExportedData(study_file.DataConfig):
-    """Where the examples are, and their fingerprint."""
+    """Sources of the examples, and their fingerprint."""
 
     fingerprint: str
-    """As `Splits.fingerprint`."""
+    """Fingerprint of the data, from `Splits.fingerprint`."""
 
 
 class ExportedConfirmation(Typed):
-    """How a configuration did on fresh seeds."""
+    """Confirmed scores of a configuration, on fresh seeds."""
 
     score: float
     """Mean over the seeds."""
@@ -40,89 +40,89 @@ class ExportedConfirmation(Typed):
     high: float
     """Upper end of its 95% interval."""
     scores: tuple[float, ...]
-    """Of each seed."""
+    """Score of each seed."""
     rows: int
-    """Rows that were scored."""
+    """Number of scored rows."""
     unseen: bool
-    """Whether the search never saw them."""
+    """True if the search never saw these rows."""
 
 
 class ExportedTest(Typed):
-    """How sure the score on the test split is."""
+    """Uncertainty of the score on the test split."""
 
     interval: Interval | None
-    """Over rows; None where a store of an older version does not tell."""
+    """95% interval over rows; None if an older version stored the score."""
     rows: int
     look: int
-    """Which evaluation on the split it was, from 1: only the first was unbiased."""
+    """Number of this evaluation on the split, from 1; only the first is unbiased."""
 
 
 class Exported(Typed):
-    """One configuration of a search; every key is required, so that a file of an older version is found out."""
+    """One configuration of a search. Every key is required, so a file of an older version is refused."""
 
     kind: Literal["hpo configuration"]
     study: str
     study_uid: str
-    """Tells it from another study of its name."""
+    """Unique id of the study."""
     trial: int
     chosen_by: Literal["verdict", "search", "user"]
-    """What it was taken for: recommended by the verdict, the search's best, or asked for."""
+    """Reason of the choice: recommended by the verdict, best of the search, or requested by the user."""
     metric: str
     score: float
-    """The score on validation in the search, at its best full evaluation; too high where it was chosen for it."""
+    """Score on validation at its best full evaluation in the search; biased upwards if chosen by it."""
     confirmed: ExportedConfirmation | None
     seed_noise: float | None
-    """Standard deviation of the score over seeds; None where it is not known."""
+    """Standard deviation of the score over seeds; None if unknown."""
     verdict: Mapping[str, Any] | None
-    """The verdict on the search, as docs/json.md has it; None where nothing was confirmed."""
+    """The verdict on the search, as described in docs/json.md; None if nothing was confirmed."""
     validation: Mapping[str, float]
     test: Mapping[str, float]
-    """What it scored on the test split; nothing where that was not read for it."""
+    """Scores on the test split; empty if it was not evaluated there."""
     test_look: ExportedTest | None
     another_seed: Interval | None
-    """Where it scores on validation under another seed; None where that is not known."""
+    """95% prediction interval of its score on validation under another seed; None if unknown."""
     best_epoch: float
-    """Epochs of its own data after which the score was reached."""
+    """Epochs of its own data at the evaluation with its score."""
     seed: int
     hyperparameters: Hyperparameters
     digest: str
-    """What the scores belong to, as `digest_of`: they are not those of a configuration that was edited since."""
+    """Digest of the hyperparameters and the seed, from `digest_of`, by which an edited file is detected."""
     model: study_file.ModelConfig
     task: TaskConfig
     data: ExportedData
     study_seed: int
-    """Decided the splits."""
+    """Seed of the study, which determines the splits."""
     evaluation: study_file.EvaluationConfig
     confirmation: study_file.ConfirmationConfig
     milestones: Annotated[tuple[Milestone, ...], Field(min_length=1)]
     maximum_passes: float
     ranks: int
-    """Processes that trained it together."""
+    """Number of processes that trained it together."""
     measurements: Mapping[str, Any]
     versions: dict[str, str]
-    """Package -> version; the device and the threads of the search's first worker."""
+    """Package -> version, and the device and threads of the search's first worker."""
 
     @property
     def precision(self) -> Precision:
-        """What its forward passes were computed in."""
+        """Precision of its forward passes."""
         return "bf16" if self.measurements.get("precision") == "bf16" else "fp32"
 
     @property
     def best_milestone(self) -> Milestone:
-        """The full milestone at which it had its score."""
+        """The full milestone at which it reached its score."""
         passes = self.best_epoch * self.hyperparameters.data_fraction
         # Reached at the first step that is far enough, so never before its rung.
         full = [place for place in self.milestones if place.full]
         return min(full, key=lambda place: abs(place.rung - 1000 * passes / self.maximum_passes))
 
     def study_config(self, compute: study_file.ComputeConfig) -> study_file.StudyConfig:
-        """Return the study as far as one training depends on it, to be computed as `compute` says."""
+        """Return the part of the study's configuration that one training depends on, with these compute settings."""
         values = self.model_dump(include={"study", "model", "data", "task", "evaluation", "confirmation"})
         del values["data"]["fingerprint"]
         return study_file.StudyConfig.model_validate({**values, "seed": self.study_seed, "compute": compute})
 
     def assignment(self, milestones: Sequence[Milestone] | None = None) -> Assignment:
-        """Return the trial as the search gave it to a worker, or scored at other milestones."""
+        """Return the trial's assignment as in the search, or with other milestones."""
         return Assignment(
             trial=self.trial,
             attempt=1,
@@ -138,11 +138,10 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
 
     Args:
         path: the file.
-        overrides: `dotted.path=value` of what lies elsewhere here, such as `data.train=texts.csv`.
+        overrides: `dotted.path=value` below `MOVABLE`, such as `data.train=texts.csv`.
 
     Raises:
-        ConfigurationError: it is no such file, one of an older version, or one that was edited; or an override that
-            leads nowhere.
+        ConfigurationError: it is no such file, it is of an older version, or it was edited; or an override is invalid.
     """
     content = read_yaml_mapping(path)
     for override in overrides:
@@ -164,32 +163,32 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expressible:
-    """What a target can say of one hyperparameter."""
+    """Values of one hyperparameter that an export format can express."""
 
     fits: Test = lambda _: True
-    """Whether these values can be said so."""
+    """Function that returns true if the format can express the hyperparameters."""
     nearest: str = ""
-    """What comes nearest, where they cannot."""
+    """Nearest equivalent if it cannot."""
 
 
 def only(value: object, name: str, nearest: str) -> Expressible:
-    """Return what a target can say of a hyperparameter that it does not know: the value that changes nothing."""
+    """Return the rule for a hyperparameter that a format lacks: only the value without an effect."""
     return Expressible(fits=lambda h: getattr(h, name) == value, nearest=nearest)
 
 
 def refuse_inexpressible(
     target: str, fields: Mapping[str, Expressible], exported: Exported, beside: Sequence[tuple[str, str]] = ()
 ) -> None:
-    """Raise where a target cannot say all of a configuration.
+    """Refuse a configuration that an export format cannot express.
 
     Args:
-        target: its name.
-        fields: hyperparameter -> what the target can say of it; all that are not said as they are.
+        target: name of the format.
+        fields: hyperparameter -> rule, for those that the format cannot always express.
         exported: the configuration.
-        beside: (what, nearest) of what it cannot say and is no hyperparameter.
+        beside: (setting, nearest equivalent) for settings other than hyperparameters that it cannot express.
 
     Raises:
-        ConfigurationError: names everything at once, each with its nearest equivalent.
+        ConfigurationError: lists everything that cannot be expressed, with the nearest equivalents.
     """
     hyperparameters = exported.hyperparameters
     found = [
@@ -206,13 +205,13 @@ def refuse_inexpressible(
 
 
 def own_head(exported: Exported) -> list[tuple[str, str]]:
-    """Return (what, nearest) of a study whose model is asked through its own head, which no other trainer does here."""
+    """Return (setting, nearest equivalent) for label words, which only the PEFT script supports; empty without."""
     head = exported.task.head
     return [(f"task.head {head}", "a language model trained to write the words")] if head != "classifier" else []
 
 
 def study_wide(exported: Exported) -> list[tuple[str, str]]:
-    """Return (what, nearest) of a study that no other trainer says here."""
+    """Return (setting, nearest equivalent) for settings of the study that no other format can express."""
     found = []
     if exported.evaluation.folds:
         found.append((f"evaluation.folds {exported.evaluation.folds}", "one validation split"))

@@ -1,4 +1,4 @@
-"""The README.md of a trained model: what it is, how it scored and how sure that is, and how it is used."""
+"""Model card: the README.md of a trained model, with its scores, their uncertainty, and its usage."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -15,10 +15,10 @@ def model_card(exported: Exported, how: str, scores: Scores | None, *, is_adapte
     """Return the card in Markdown.
 
     Args:
-        exported: what was trained.
-        how: a sentence on what it was trained on.
-        scores: of this very model on validation; None where no row was left to score.
-        is_adapter: whether it is one, to be put on the pretrained model.
+        exported: the trained configuration.
+        how: a sentence on the training rows.
+        scores: scores of this model on validation; None if all rows were used for training.
+        is_adapter: true for an adapter, which needs the pretrained model.
     """
     return rendered(
         "model_card.md.jinja",
@@ -33,7 +33,7 @@ def model_card(exported: Exported, how: str, scores: Scores | None, *, is_adapte
 
 
 def _scores(exported: Exported, scores: Scores | None) -> Iterator[tuple[str, str]]:
-    """Yield the scores, each behind what it is of."""
+    """Yield lines with a score each, preceded by the rows that were scored."""
     yield "in the search, on validation", f"{exported.score:.4f}"
     if scores is not None:
         yield "this model, on validation", f"{scores.objective:.4f}"

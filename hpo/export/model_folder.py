@@ -1,4 +1,4 @@
-"""Final model: trained by an exported configuration, in a folder that transformers or PEFT opens."""
+"""Final model: trained from an exported configuration, in a folder that transformers or PEFT loads."""
 
 import json
 import os
@@ -39,23 +39,23 @@ END = Milestone(rung=1000, full=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTraining:
-    """Which rows are trained on, and which weights are kept."""
+    """Rows and length of a final training, and the weights to keep."""
 
     splits: Splits
     milestones: tuple[Milestone, ...] | None = None
-    """None for those of the search: the weights of the best evaluation are kept."""
+    """Milestones; None for those of the search, and the weights of the best evaluation."""
     stop_at: int | None = None
-    """Rung at which it ends; None for its end."""
+    """Rung at which the training ends; None for its full length."""
     is_scored: bool = False
-    """Whether validation was left out of training, so that its score is meaningful."""
+    """True if validation is not trained on, so that its score is meaningful."""
     sentence: str
 
 
 def final_training(exported: Exported, splits: Splits, on: On) -> FinalTraining:
-    """Return which rows to train on, and up to where.
+    """Return the rows to train on, and the length of the training.
 
     Raises:
-        ConfigurationError: the schedule follows the score on validation, which would be trained on.
+        ConfigurationError: the schedule depends on the score on validation, which would be trained on.
     """
     rows = splits.train.rows
     if exported.evaluation.folds:
@@ -90,7 +90,7 @@ def final_training(exported: Exported, splits: Splits, on: On) -> FinalTraining:
 
 
 def concatenated(first: Examples, second: Examples) -> Examples:
-    """Return the rows of both, in their order."""
+    """Return the rows of both, the first ones first."""
     return Examples(
         texts=first.texts + second.texts,
         pairs=None if first.pairs is None or second.pairs is None else first.pairs + second.pairs,
@@ -102,13 +102,13 @@ def concatenated(first: Examples, second: Examples) -> Examples:
 def train_into(
     output: Path, exported: Exported, compute: ComputeConfig, on: On, say: Say, *, merge: bool = False
 ) -> None:
-    """Train a configuration and write model, tokenizer and card to the folder `output`, whole or not at all.
+    """Train a configuration and write model, tokenizer and card to the folder `output`, completely or not at all.
 
-    Of method `lora` the model is an adapter, or with `merge` the pretrained model with the adapter in its weights.
+    With method `lora`, the model is an adapter, or with `merge` the pretrained model with the adapter merged into it.
 
     Raises:
-        ConfigurationError: `output` is not empty or cannot be written, or the configuration has no adapter to write or
-            to merge, which is told before training.
+        ConfigurationError: raised before training: `output` is not empty or cannot be written, or there is no adapter
+            to write or merge.
         HpoError: the texts, the model or the device cannot be used, or training failed.
     """
     _refuse_form(exported.hyperparameters, merge=merge)
@@ -136,7 +136,7 @@ def train_into(
 
 
 def _refuse_form(hyperparameters: Hyperparameters, *, merge: bool) -> None:
-    """Raise where there is no adapter to merge, or none that stands on the pretrained model as it is."""
+    """Refuse to merge without an adapter, and to write an adapter for a pretrained model with fewer layers."""
     if hyperparameters.method != "lora" and merge:
         raise ConfigurationError(
             f"--merge puts the adapter of method lora into the model's weights, but the method is "
@@ -152,7 +152,7 @@ def _refuse_form(hyperparameters: Hyperparameters, *, merge: bool) -> None:
 def _trained(
     exported: Exported, config: StudyConfig, training: FinalTraining, part: Path, say: Say
 ) -> tuple[TrialModel, NDArray[np.float64] | None, Report]:
-    """Return the model with its best weights, what its task has fitted to rows, and the evaluation of these."""
+    """Return the model with its best weights, the values that its task has fitted, and their evaluation."""
     worker = open_trainer(exported, config, training.splits, part)
     assignment = exported.assignment(training.milestones)
     try:
@@ -167,7 +167,7 @@ def _trained(
 
 
 def _merged(model: TrialModel, exported: Exported, config: StudyConfig, splits: Splits) -> TrialModel:
-    """Return the model with its adapters in the weights: those of 16 bits where it was trained over 4."""
+    """Return the model with its adapters merged; into 16-bit weights if it was trained over 4-bit ones."""
     if config.model.quantization:
         plain = config.model.model_copy(update={"quantization": None})
         task, weights = task_of(config.task, splits), model.parameters
@@ -181,7 +181,7 @@ def _merged(model: TrialModel, exported: Exported, config: StudyConfig, splits: 
 
 
 def _save_adapter(model: TrialModel, base: ModelConfig, facts: Mapping[str, Any], folder: Path) -> None:
-    """Write an adapter, which finds its base from any folder, and what predictions need beside it."""
+    """Write an adapter with the absolute path of its base model, and the facts that predictions need."""
     if Path(base.name).is_dir():
         base = base.model_copy(update={"name": str(Path(base.name).resolve())})
     save_adapter(model, base, folder)
@@ -199,7 +199,7 @@ def _save_whole(model: TrialModel, facts: Mapping[str, Any], config: StudyConfig
 
 
 def _let_all_read(folder: Path) -> None:
-    """Let whoever may read the rest of a folder read its weights, which safetensors writes for their owner alone."""
+    """Give the weights the permissions of the folder's other files; safetensors lets only the owner read them."""
     readable = next(folder.glob("*.json")).stat().st_mode
     for weights in folder.glob("*.safetensors"):
         weights.chmod(readable)
@@ -208,7 +208,7 @@ def _let_all_read(folder: Path) -> None:
 def _scores_of_folder(
     folder: Path, exported: Exported, config: StudyConfig, splits: Splits, fitted: NDArray[np.float64] | None
 ) -> Scores:
-    """Score a whole model on validation as it lies in its folder."""
+    """Score a whole model on validation, loaded from its folder."""
     task = task_of(config.task, splits)
     there = folder_model(folder).model_copy(update={"trust_remote_code": config.model.trust_remote_code})
     backbone = load_model(there, task, choose_device(config.compute), trained=True)
@@ -218,14 +218,14 @@ def _scores_of_folder(
 
 
 def _difference(before: Scores, after: Scores) -> str:
-    """Say what merging has done to the score."""
+    """Return a sentence on the change of the score by merging."""
     change = after.objective - before.objective
     text = f"{abs(change):.4f} {'more' if change > 0 else 'less'} than" if change else "as"
     return f"Merged, {after.metric} on validation is {after.objective:.4f}, {text} with the adapter beside the weights."
 
 
 def _unquantized(network: Any, gguf_file: str | None) -> Any:
-    """Return a network that transformers saves: it takes one that was read from GGUF for quantized."""
+    """Return a network that transformers can save; it treats one that was read from GGUF as quantized."""
     if gguf_file is None:
         return network
     config = network.config
@@ -238,10 +238,10 @@ def _unquantized(network: Any, gguf_file: str | None) -> Any:
 
 @contextmanager
 def atomic_folder(output: Path) -> Iterator[Path]:
-    """Yield a folder beside `output` whose `model` becomes `output` at the end; whatever goes wrong, it is removed.
+    """Yield a temporary folder whose `model` is renamed to `output` at the end; always remove the rest.
 
     Raises:
-        ConfigurationError: `output` is something already, or cannot be written.
+        ConfigurationError: `output` exists and is not an empty folder, or cannot be written.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConfigurationError(f"Cannot write {output}: it is no folder; name another place with --output.")

@@ -1,8 +1,8 @@
-"""A configuration of LoRA as a short script for PEFT and Trainer, and the JSON file of rows that it reads beside it.
+"""PEFT script: a LoRA configuration as a short script for PEFT and Trainer, with a JSON file of rows.
 
-The script is written for its model, task, metric and values, and needs no hpo. It adapts the layers that hpo adapts,
-trains the head and a pooler beside them, and leaves dropout out of frozen layers, as hpo does. What is random in it
-is drawn otherwise, so it has the score of another seed.
+The script is made for one model, task, metric and configuration, and does not need hpo. Like hpo, it adapts the same
+layers, trains the head and a pooler, and turns dropout off in frozen layers. Its random numbers differ, so its score
+is that of another seed.
 """
 
 import json
@@ -35,9 +35,9 @@ from hpo.tasks.regression import Regression
 from hpo.tasks.word_head import WordHead
 
 MARK = '"""Trains one configuration of LoRA that a search by hpo found'
-"""How the script begins."""
+"""Start of every script."""
 ROWS_MARK = '{\n  "kind": "hpo rows",'
-"""How the file of rows begins."""
+"""Start of every file of rows."""
 NEEDED = ("peft", "scikit-learn")
 MEANS = ("macro", "micro", "weighted", "samples")
 FIELDS: Mapping[str, Expressible] = {
@@ -45,7 +45,7 @@ FIELDS: Mapping[str, Expressible] = {
     "method": only("lora", "method", "--format training-arguments, or python"),
     "early_stopping_patience": Expressible(),
 }
-"""Every hyperparameter -> what of it can be said."""
+"""Hyperparameter -> rule of the values that the script can express."""
 LABELS, NUMBERS = "outputs.argmax(axis=1)", "outputs.ravel()"
 PROBABILITIES = "softmax(outputs.astype(float), axis=1)"
 OF_LABELS, DECISIONS = "probabilities[:rows]", "probabilities[:rows] >= thresholds"
@@ -55,11 +55,11 @@ class Score(NamedTuple):
     """A metric in the script."""
 
     said: str
-    """What it takes of the network's outputs."""
+    """Expression over the network's outputs that the metric takes."""
     function: str
-    """Its function, of scikit-learn or scipy."""
+    """Function of scikit-learn or scipy."""
     call: str = "{}(true, said)"
-    """The call of that."""
+    """Call of the function."""
 
 
 METRICS: Mapping[str, Mapping[str, Score]] = {
@@ -85,15 +85,15 @@ METRICS: Mapping[str, Mapping[str, Score]] = {
         "neg_log_loss": Score(OF_LABELS, "log_loss", "-len(LABELS) * {}(true.ravel(), said.ravel(), labels=[0, 1])"),
     },
 }
-"""Task -> metric -> its score; those that are averages over labels are made."""
+"""Task -> metric -> its score; averages over labels are added by `_score`."""
 
 
 def peft_script(exported: Exported, splits: Splits) -> str:
     """Return the script for a configuration.
 
     Raises:
-        ConfigurationError: it cannot do all of it, which names what.
-        ModelError: the model of label words, which depend on its tokenizer, cannot be opened.
+        ConfigurationError: lists the settings that the script cannot express.
+        ModelError: with label words, the model, whose tokenizer is needed, cannot be loaded.
     """
     task, targets = task_of(exported.task, splits), exported.hyperparameters.lora_targets
     refuse_inexpressible("The script", FIELDS, exported, [*study_wide(exported), *_beside(task)])
@@ -120,7 +120,7 @@ def peft_script(exported: Exported, splits: Splits) -> str:
 
 
 def _word_tokens(exported: Exported, task: LabelWords) -> dict[str, Any]:
-    """Return the prompt and the words of a model as tokens."""
+    """Return the tokens of the prompt and of each label's word."""
     backbone = load_model(exported.model.model_copy(update={"quantization": None}), task, torch.device("cpu"))
     head = backbone.head
     assert isinstance(head, WordHead)
@@ -142,12 +142,12 @@ def _word_tokens(exported: Exported, task: LabelWords) -> dict[str, Any]:
 
 
 def needs(exported: Exported) -> str:
-    """Return the packages that it needs, as they were in the search."""
+    """Return the packages that the script needs, in the versions of the search."""
     return ", ".join([needed(exported), *NEEDED])
 
 
 def rows_json(exported: Exported, splits: Splits) -> str:
-    """Return the rows of training and validation as the script reads them, and those that thresholds are fitted to."""
+    """Return the training and validation rows, and those for fitting thresholds, as JSON for the script."""
     task = task_of(exported.task, splits)
 
     def lines(examples: Examples) -> str:
@@ -167,19 +167,19 @@ def rows_json(exported: Exported, splits: Splits) -> str:
 
 
 def _fits_to_training(task: Task[Any], splits: Splits) -> bool:
-    """Return whether thresholds are fitted to training rows, as validation is to judge them."""
+    """Return true if thresholds are fitted to training rows, because no rows but validation judge the model."""
     return isinstance(task, MultiLabel) and splits.confirmation is None
 
 
 def _fitting_rows(exported: Exported, splits: Splits, task: Task[Any]) -> list[int]:
-    """Return the training rows that thresholds are fitted to: those of the search."""
+    """Return the training rows that thresholds are fitted to, the same as in the search."""
     strata = task.strata(task.targets(splits.train.labels))
     most = min(exported.evaluation.part_rows, splits.validation.rows)
     return list(map(int, stratified_sample(strata, most, exported.study_seed)))
 
 
 def _beside(task: Task[Any]) -> list[tuple[str, str]]:
-    """Return (what, nearest) of what it cannot say and is no hyperparameter."""
+    """Return (setting, nearest equivalent) for settings of a task that the script cannot express."""
     found = []
     if isinstance(task, MultiLabel) and len(task.label_names) == 1:
         found.append(("task.name multi_label of a single label", "task.name classification"))

@@ -32,36 +32,36 @@ from hpo.training.device import choose_device
 from hpo.training.evaluation import outputs
 
 CONFIG_KEY = "hpo"
-"""In config.json of a whole model: under it stands a `TrainedModel`."""
+"""Key of the `TrainedModel` in the config.json of a whole model."""
 ADAPTER_FACTS = "hpo.json"
-"""File of a `TrainedModel` beside an adapter: a config.json there would be taken for that of a whole model."""
+"""File with the `TrainedModel` of an adapter; with a config.json, the folder would look like a whole model."""
 OVERRIDABLE = (
     "model.trust_remote_code", "data.text_column", "data.text_pair_column", "data.delimiter", "data.strict",
 )  # fmt: skip
-"""Keys that overrides may give anew where a model is used."""
+"""Keys that overrides may change when a model is used."""
 
 
 class TrainedModel(Typed):
-    """What predictions depend on beside weights and tokenizer, as config.json has it."""
+    """Settings besides weights and tokenizer that predictions depend on, as stored in config.json."""
 
     task: str
     learned: dict[str, Any]
-    """What its task has from the training rows: labels in their order, or mean and standard deviation of numbers."""
+    """Result of `Task.learned`: labels in order, or mean and standard deviation of numbers."""
     text_column: str
     """Column of the text in training."""
     text_pair_column: str | None
     max_length: int
     """Tokens to which texts are truncated."""
     precision: Precision
-    """Of its evaluation."""
+    """Precision of the forward pass."""
     base: ModelConfig | None = None
-    """The pretrained model that an adapter stands on; None for a whole model."""
+    """The pretrained model of an adapter; None for a whole model."""
     base_fingerprint: str | None = None
-    """As `Backbone.fingerprint`; None where it is not compared."""
+    """`Backbone.fingerprint` of the pretrained model; None if it is not checked."""
 
 
 def trained_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray[np.float64] | None) -> dict[str, Any]:
-    """Return the values of a `TrainedModel`; `fitted` is what its task has fitted to rows, None for nothing."""
+    """Return the fields of a `TrainedModel`; `fitted` has the values that its task has fitted, None without."""
     assert splits.columns is not None, "they were read from a source"
     learned = task.learned()
     if fitted is not None:
@@ -77,7 +77,7 @@ def trained_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray
 
 
 def folder_model(folder: Path) -> ModelConfig:
-    """Return where a whole model lies, its weights in the number format in which they were written.
+    """Return the model configuration for a folder with a whole model, in the number format of its weights.
 
     Raises:
         ConfigurationError: its config.json cannot be read.
@@ -87,7 +87,7 @@ def folder_model(folder: Path) -> ModelConfig:
 
 
 class _InputConfig(Typed):
-    """The model, and where the rows are."""
+    """The model, and the source of the rows."""
 
     model: ModelConfig
     data: DataConfig
@@ -99,19 +99,19 @@ class PredictionInput:
 
     trained: TrainedModel
     folder: Path
-    """Where it lies."""
+    """Folder of the trained model."""
     model: ModelConfig
-    """Itself, or the pretrained model that it stands on."""
+    """The trained model, or the pretrained model of an adapter."""
     rows: UnlabelledExamples
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Columns that are added to those of the file."""
+        """Names of the columns that are added to those of the file."""
         return TASK_FACTS[self.trained.task].predicted
 
     @property
     def header(self) -> str:
-        """The first line of what is written."""
+        """Header of the CSV output."""
         return _lines([[as_unicode(name) for name in (*self.rows.table.names, *self.added)]])
 
 
@@ -120,12 +120,12 @@ def prediction_input(folder: Path, source: str, overrides: Sequence[str] = ()) -
 
     Args:
         folder: one that `hpo train` wrote.
-        source: as `read_source` takes it.
-        overrides: `dotted.path=value`, of `OVERRIDABLE`, and `model.name` of what an adapter stands on.
+        source: source of the rows, as for `read_source`.
+        overrides: `dotted.path=value` with keys of `OVERRIDABLE`; for an adapter also `model.name`, its base model.
 
     Raises:
-        ConfigurationError: no such folder, or not one of `hpo train`; an override that leads nowhere.
-        DataError: the rows cannot be read, have no text, or have a column of a name that predictions need.
+        ConfigurationError: `hpo train` wrote no such folder, or an override is invalid.
+        DataError: the rows cannot be read, have no text, or have a column with the name of an added one.
     """
     trained = _read_trained_model(folder)
     content = {
@@ -187,7 +187,7 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
 
 
 def _opened(asked: PredictionInput, task: Task[Any], device: torch.device) -> Backbone:
-    """Return the network of a trained model; of an adapter the pretrained one, with it mounted."""
+    """Return the network of a trained model; for an adapter, the pretrained one with the adapter mounted."""
     trained = asked.trained
     backbone = load_model(asked.model, task, device, trained=trained.base is None)
     if trained.base is None:
@@ -201,7 +201,7 @@ def _opened(asked: PredictionInput, task: Task[Any], device: torch.device) -> Ba
 
 
 def _csv(asked: PredictionInput, added: Mapping[str, Sequence[str]]) -> str:
-    """Return the rows under their header; a row without a text has empty cells in the columns that are added."""
+    """Return the rows as CSV with a header; added cells are empty in rows without a text."""
     table, place = asked.rows.table, {row: number for number, row in enumerate(asked.rows.written)}
     own = [table.column(name) for name in table.names]
     lines = (

@@ -1,9 +1,9 @@
-"""A configuration as a script that needs no hpo, and the JSON file that it reads beside it.
+"""Python script: a configuration as a training script that does not need hpo, with a JSON file of its values.
 
-The script is `train_script.py`, with what it uses of other modules written into it. Functions, classes and constants
-come from their own source, so that a rule is written once. Left out are methods that nothing in the file names, and of
-a registry (a dict literal) all entries but the one that is asked for. What the program defines itself takes the place
-of what has this name elsewhere.
+The script is `train_script.py` with the code that it uses from other modules inlined. Functions, classes and constants
+are copied from their source, so that each rule is written once. Methods that are never named are left out, and all
+entries of a registry (a dict literal) except the chosen one. A definition in `train_script.py` replaces those of the
+same name in other modules.
 """
 
 import ast
@@ -20,18 +20,18 @@ from typing import Any
 from hpo.export.exported_file import Exported, only, own_head, refuse_inexpressible
 
 MARK = '"""Trains one configuration that a search by hpo found'
-"""How the script begins."""
+"""Start of every script."""
 NEEDED = ("torch", "transformers", "numpy")
 OF_OPTIMIZERS = {"lion": "lion-pytorch", "schedule_free_adamw": "schedulefree"}
-"""Optimizer -> the package that it is of, where that is not torch."""
+"""Optimizer -> its package, if that is not torch."""
 FIELDS = {
     "token_masking": only(0.0, "token_masking", "0, or a mask drawn in `steps_of`"),
     "word_swap": only(0.0, "word_swap", "0, or augmented texts of one's own"),
 }
-"""Hyperparameters that it does not take at any value."""
+"""Hyperparameter -> rule, for those that the script does not support at every value."""
 IS_FILE = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)")
 PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.config.tasks", "hpo.export.exported_file")
-"""Modules whose classes are namespaces in the file: what they hold, it reads from JSON."""
+"""Modules whose classes become plain namespaces, with values from the JSON file."""
 
 
 def script(exported: Exported) -> str:
@@ -43,10 +43,10 @@ def script(exported: Exported) -> str:
 
 
 def content_of_script(exported: Exported) -> dict[str, Any]:
-    """Return what the script reads of a configuration: all of it.
+    """Return the values that the script reads: the whole configuration.
 
     Raises:
-        ConfigurationError: the script cannot do all of it, which names what.
+        ConfigurationError: lists the settings that the script cannot express.
     """
     sources = ((f"data.{name}", getattr(exported.data, name)) for name in ("train", "validation", "test"))
     beside = [
@@ -67,7 +67,7 @@ def content_of_script(exported: Exported) -> dict[str, Any]:
 
 
 def needed(exported: Exported) -> str:
-    """Return the packages that a script needs, as they were in the search."""
+    """Return the packages that a script needs, in the versions of the search."""
     optimizer = exported.hyperparameters.optimizer
     packages = [*NEEDED, *([OF_OPTIMIZERS[optimizer]] if optimizer in OF_OPTIMIZERS else [])]
     return ", ".join(f"{name} {exported.versions.get(name, '')}".strip() for name in packages)
@@ -75,14 +75,14 @@ def needed(exported: Exported) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """A module as text."""
+    """Source of a module."""
 
     text: str
     body: list[ast.stmt]
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    """Name -> what defines it, and the docstring behind that."""
+    """Name -> statements of its definition: the definition, and its docstring."""
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Name -> the module that it is of, and its name there; none of the module itself."""
+    """Imported name -> (module, name there)."""
 
 
 @cache
@@ -113,11 +113,11 @@ def _defined(statement: ast.stmt) -> list[str]:
 
 
 def inlined(program: str, chosen: Mapping[str, str]) -> str:
-    """Return a program as one file: docstring, imports, its own, what it uses of hpo, and its last statement.
+    """Return a program as one file: docstring, imports, its own code, inlined code of hpo, and its last statement.
 
     Args:
-        program: a module that imports names, not modules, from hpo, as does each that it uses.
-        chosen: registry -> the entry that is kept of it.
+        program: a module that, like all modules of hpo that it uses, imports names from hpo, not modules.
+        chosen: registry -> the entry that is kept.
     """
     attributes: set[str] = set()
     while (walk := _Walk(program, chosen, attributes)).attributes != attributes:
@@ -126,22 +126,22 @@ def inlined(program: str, chosen: Mapping[str, str]) -> str:
 
 
 class _Walk:
-    """A walk over all that a program uses."""
+    """Traversal of all definitions that a program uses."""
 
     def __init__(self, program: str, chosen: Mapping[str, str], attributes: set[str]) -> None:
-        """Walk through methods of these names."""
+        """Include methods with these names."""
         self._called, self.attributes = attributes, set(attributes)
-        """What is walked through, and what was found to be named."""
+        """Names of included methods, and all attribute names found."""
         self._program, self._chosen = program, chosen
         self._owners: dict[str, str] = {}
         """Name -> the module that defines it."""
         self._outside: set[tuple[str, str, str]] = set()
-        """Modules, names in them, and the names that they have here."""
+        """(module, name there, name in the file) of imports from other packages."""
         for statement in _source(program).body:
             self._take_names(program, statement)
 
     def _take(self, module: str, name: str) -> None:
-        """Take what a name in a module stands for, with all that this uses."""
+        """Include the definition of a name in a module, and everything that it uses."""
         source = _source(module)
         if name in _source(self._program).definitions and module != self._program:
             return
@@ -174,7 +174,7 @@ class _Walk:
                 yield from self._used(child)
 
     def _entry(self, node: ast.AST) -> ast.Dict | None:
-        """Return what is kept of a registry; None of anything else."""
+        """Return the chosen entry of a registry; None if the node is no registry."""
         match node:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys, values=values)):
                 if name in self._chosen:
@@ -183,7 +183,7 @@ class _Walk:
         return None
 
     def _is_idle(self, owner: ast.ClassDef, member: ast.AST) -> bool:
-        """Return whether a member of a class is left out; none is where another class may ask for it."""
+        """Return true if a member of a class is left out because nothing names it."""
         match member:
             case ast.FunctionDef(name=name):
                 return not (owner.bases or name.startswith("__") or name in self._called)
@@ -206,7 +206,7 @@ class _Walk:
         return "\n\n\n".join([*dict.fromkeys(parts), _lines(own, end, end)]) + "\n"
 
     def _imports(self) -> Iterator[str]:
-        """Yield the imports as isort writes them, those of the standard library first, and the namespaces."""
+        """Yield the imports in isort's order, the standard library first, and the namespaces."""
         plain = sorted(name for module, name, _ in self._outside if module in PLAIN)
         imported = sorted(one for one in self._outside if one[0] not in PLAIN)
         for is_standard in (True, False):
@@ -222,7 +222,7 @@ class _Walk:
         yield "# What these hold stands in the JSON file.\n" + " = ".join([*plain, "SimpleNamespace"])
 
     def _in_order(self) -> list[str]:
-        """Return the modules that something is taken from, each behind those that it imports from."""
+        """Return the modules with included definitions, each after those that it imports from."""
         ordered: dict[str, None] = {}
 
         def put(module: str) -> None:
@@ -235,7 +235,7 @@ class _Walk:
         return [*ordered][:-1]
 
     def _written(self, source: _Source, definition: Sequence[ast.stmt]) -> str:
-        """Return a definition as it is written, without what is left out."""
+        """Return the source of a definition without left-out members."""
         first, last = definition[0], definition[-1]
         if (entry := self._entry(first)) is not None:
             key, value = (ast.get_source_segment(source.text, one) for one in (*entry.keys, *entry.values) if one)
@@ -252,7 +252,7 @@ class _Walk:
 
 
 def _lines(source: _Source, first: ast.stmt, last: ast.stmt) -> str:
-    """Return the lines from a statement, its decorators and the comment above it counted, to another."""
+    """Return the lines from one statement, with its decorators and the comment above it, to another."""
     lines = source.text.splitlines()
     begin = min(one.lineno for one in (first, *getattr(first, "decorator_list", ()))) - 1
     while lines[begin - 1].startswith("#"):

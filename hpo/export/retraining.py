@@ -1,4 +1,4 @@
-"""Retraining: one exported configuration, trained again as in the search; its score compared with that in its file."""
+"""Retraining: training of an exported configuration as in the search, and comparison of the scores."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ from hpo.messages import Action, Assignment, Ending, Progress, Report
 from hpo.training.worker import Worker, open_worker, train
 
 Say = Callable[[str], None]
-"""Is called with a sentence on how the training goes."""
+"""Callback for sentences on the progress of the training."""
 IDLE = ("optuna:", "sqlalchemy:")
-"""Recorded packages that have no part in a training."""
+"""Recorded packages without an effect on training."""
 UNRECORDED = (
     "On a CPU the number is the same then, unless memory ran short in the search, the trial was trained on another "
     "machine than the study was begun on, or the pretrained weights have changed."
@@ -26,10 +26,10 @@ ON_GPU = "Nothing that is recorded differs, but a GPU need not add in the same o
 
 
 def compute_of(exported: Exported, *, device: str | None = None, threads: int | None = None) -> ComputeConfig:
-    """Return how to compute as the search did, as far as this machine can; `device` and `threads` replace its own.
+    """Return compute settings as in the search, as far as this machine allows; `device` and `threads` replace them.
 
     Raises:
-        ConfigurationError: a device that is not there.
+        ConfigurationError: the device does not exist.
     """
     recorded = exported.versions.get("threads", "")
     usual = min(int(recorded), os.cpu_count() or 1) if recorded.isdigit() else None
@@ -41,10 +41,10 @@ def compute_of(exported: Exported, *, device: str | None = None, threads: int | 
 
 
 def study_and_splits(exported: Exported, compute: ComputeConfig) -> tuple[StudyConfig, Splits]:
-    """Return the study of an exported configuration, and its examples.
+    """Return the study of an exported configuration, and its splits.
 
     Raises:
-        DataError: they are not there, cannot be read, or are not those of the search.
+        DataError: the data do not exist, cannot be read, or differ from those of the search.
     """
     config = exported.study_config(compute)
     for name in ("train", "validation", "test"):
@@ -61,7 +61,7 @@ def study_and_splits(exported: Exported, compute: ComputeConfig) -> tuple[StudyC
 
 
 def open_trainer(exported: Exported, config: StudyConfig, splits: Splits, files: Path | None = None) -> Worker:
-    """Return a worker that trains in the search's precision, and keeps weights below `files`.
+    """Return a worker with the search's precision that keeps weights below `files`; None to keep none.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
@@ -77,10 +77,10 @@ def open_trainer(exported: Exported, config: StudyConfig, splits: Splits, files:
 
 
 def retrain(worker: Worker, assignment: Assignment, say: Say, stop_at: int | None = None) -> Report:
-    """Train to the end, or to the full evaluation at rung `stop_at`; return the best full evaluation.
+    """Train to the end, or to the full evaluation at rung `stop_at`, and return the best full evaluation.
 
     Raises:
-        TrainingError: it failed, diverged, or ran out of memory.
+        TrainingError: training failed, diverged or ran out of memory.
     """
 
     def answer(message: Report | Progress) -> Action:
@@ -109,12 +109,12 @@ class Reproduction:
 
     @property
     def to_the_last_bit(self) -> bool:
-        """Whether the scores are one and the same number."""
+        """True if both scores are exactly equal."""
         return self.score == self.expected
 
 
 def differences_from_search(exported: Exported, now: Mapping[str, str]) -> tuple[str, ...]:
-    """Return which of versions, device, threads and ranks differ `now` from the search; one process trains now."""
+    """Return the differences `now` from the search in versions, device, threads and ranks; now there is one rank."""
     before, after = exported.versions | {"ranks": str(exported.ranks)}, {**now, "ranks": "1"}
     return tuple(phrase for phrase in differences(before, after) if not phrase.startswith(IDLE))
 
@@ -122,9 +122,9 @@ def differences_from_search(exported: Exported, now: Mapping[str, str]) -> tuple
 def reproduction_of(exported: Exported, score: float, differs: Sequence[str]) -> Reproduction:
     """Compare `score` with the one in the file.
 
-    On a CPU it is equal to the last bit where all that is recorded is equal. Elsewhere rounding differs, which soon
-    amounts to another seed: the score is reproduced within the 95% interval of another seed on the same rows, or
-    between that and the file's score. Where the interval is unknown, it is not reproduced.
+    On a CPU it is equal to the last bit if all recorded circumstances are equal. Otherwise rounding differs, which
+    soon has the effect of another seed: the score counts as reproduced if it lies within the 95% interval of another
+    seed on the same rows, or between that and the file's score. If the interval is unknown, it is not reproduced.
     """
     expected, near = exported.score, exported.another_seed
     numbers = f"{exported.metric} is {score:.6f}, in the file {expected:.6f}"

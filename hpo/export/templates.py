@@ -1,4 +1,4 @@
-"""Templates of exports: scripts and Markdown, beside this file, filled in."""
+"""Templates of exports: Jinja files of scripts and Markdown in this folder, and their rendering."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
 def rendered(template: str, **values: Any) -> str:
-    """Return a template with values in place."""
+    """Return a template rendered with these values."""
     loader = PackageLoader("hpo.export", package_path="")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"repr": repr, "yaml": write_yaml, "markdown": markdown}
@@ -18,5 +18,5 @@ def rendered(template: str, **values: Any) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return text as Markdown shows it, whatever is in it."""
+    """Return `text` escaped so that Markdown shows it unchanged."""
     return " ".join(text.split()).translate(MARKS)

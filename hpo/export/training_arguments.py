@@ -1,4 +1,4 @@
-"""A configuration as keyword arguments of `transformers.TrainingArguments`; what they cannot say is refused by name."""
+"""Training arguments: a configuration as arguments of `transformers.TrainingArguments`, refused if inexpressible."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ Arguments = dict[str, Any]
 Writer = Callable[[Hyperparameters], Arguments]
 TARGET = "TrainingArguments"
 MARK = '{\n  "output_dir": "trainer-model",\n  "learning_rate": '
-"""How they begin as JSON."""
+"""Start of every export in this format."""
 
 
 def _sgd(values: Hyperparameters) -> Arguments:
@@ -40,7 +40,7 @@ OPTIMIZERS: Mapping[str, Writer] = {
     "rmsprop": _rmsprop,
 }
 DECOUPLED = ("adam", "adamw")
-"""Those whose `weight_decay` is apart from the gradient there; that of the others is in it."""
+"""Optimizers with decoupled `weight_decay` in transformers; that of the others is added to the gradient."""
 
 
 CONSTANT: Arguments = {"lr_scheduler_type": "constant_with_warmup"}
@@ -116,14 +116,14 @@ FIELDS: Mapping[str, Expressible] = {
         None, "early_stopping_patience", "EarlyStoppingCallback of Trainer, or --format python"
     ),
 }  # fmt: skip
-"""Every hyperparameter -> what of it can be said; an optimizer's and a schedule's own are said with these."""
+"""Hyperparameter -> rule of the values that can be expressed; without those of optimizers and schedules."""
 
 
 def to_training_arguments(exported: Exported) -> Arguments:
-    """Return keyword arguments of `transformers.TrainingArguments`, but for those that name folders.
+    """Return keyword arguments of `transformers.TrainingArguments`, except those that name folders.
 
     Raises:
-        ConfigurationError: they cannot say all of the configuration; names what.
+        ConfigurationError: lists the settings that cannot be expressed.
     """
     beside = [*own_head(exported), *study_wide(exported)]
     if exported.task.name == "multi_label" and (smoothing := exported.hyperparameters.label_smoothing):
@@ -135,7 +135,7 @@ def to_training_arguments(exported: Exported) -> Arguments:
 
 
 def arguments_of(exported: Exported) -> Arguments:
-    """Return what they say of a configuration."""
+    """Return the arguments for a configuration, without a check."""
     values = exported.hyperparameters
     return {
         "output_dir": "trainer-model",
@@ -170,12 +170,12 @@ TARGETS: Mapping[str, str] = {
     "is averaged over both; a label is given from a probability on, {thresholds}, that compute_metrics is to fit: to "
     "validation where winners are judged by other rows, else to as many training rows",
 }
-"""Name of a task -> what it trains towards."""
+"""Name of a task -> sentence on its training targets."""
 THRESHOLDS = {"one": "one for all of largest pooled F1", "per_label": "for each label that of its largest F1"}
 
 
 def left_to_do(exported: Exported) -> list[str]:
-    """Return in sentences what of a training no TrainingArguments say, and so is to be done beside them."""
+    """Return sentences on the parts of the training that TrainingArguments cannot express."""
     towards = TARGETS[exported.task.name].format(thresholds=THRESHOLDS[exported.task.thresholds])
     said = [
         f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; {towards}; "
@@ -191,14 +191,14 @@ def left_to_do(exported: Exported) -> list[str]:
 
 
 def _precision(exported: Exported) -> Arguments:
-    """Return the number format; of bf16 on a CPU they want to be told that it is one."""
+    """Return the arguments for the precision; bf16 on a CPU also needs `use_cpu`."""
     if exported.precision == "fp32":
         return {"bf16": False}
     return {"bf16": True, "use_cpu": exported.versions.get("device", "").startswith("cpu")}
 
 
 def _evaluations(exported: Exported) -> Arguments:
-    """Return when to evaluate: after each epoch, or as often in even parts."""
+    """Return the arguments for evaluations: after each epoch, or at evenly spaced steps."""
     full = sum(place.full for place in exported.milestones)
     if full == exported.hyperparameters.epochs:
         return {"eval_strategy": "epoch", "save_strategy": "epoch"}

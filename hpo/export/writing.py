@@ -1,4 +1,4 @@
-"""File output: a file that a user names is written whole or not at all, and over nothing that would be lost."""
+"""File output: atomic writing of a file that the user names, never over a file of another kind."""
 
 import errno
 import os
@@ -15,17 +15,17 @@ BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
 
 
 def check_writable(path: Path, begins: str, store: str | None = None) -> None:
-    """Refuse, before a long search, a place that `write_text` could not write to.
+    """Refuse, before a long search, a path that `write_text` could not write to.
 
     Args:
         path: the file to write.
-        begins: how that begins, whatever it is of: a file that is there is replaced if it begins alike, and else is
-            something of the user's, such as the texts or the store.
-        store: URL of the store, which may be made only later.
+        begins: start of every file of this kind. An existing file is replaced only if it begins with it; otherwise it
+            is another file of the user's, such as the texts or the store.
+        store: URL of the store, which may not exist yet.
 
     Raises:
-        ConfigurationError: it is a folder, or in one that is not there or cannot be written; it is the store, or holds
-            something else.
+        ConfigurationError: the path is a folder, the store, or a file of another kind, or its folder does not exist or
+            cannot be written to.
     """
     try:
         if not _is_stream(path):
@@ -36,10 +36,10 @@ def check_writable(path: Path, begins: str, store: str | None = None) -> None:
 
 
 def write_text(path: Path, text: str, begins: str) -> None:
-    """Write `text`, which begins with `begins`, to `path`; a link stays a link; a pipe or device is written into.
+    """Write `text`, which begins with `begins`, to `path`: to the target of a link, and into a pipe or device.
 
     Raises:
-        ConfigurationError: as `check_writable` does.
+        ConfigurationError: as for `check_writable`.
     """
     assert text.startswith(begins), "it could not take its own place another time"
     check_writable(path, begins)
@@ -55,7 +55,7 @@ def write_text(path: Path, text: str, begins: str) -> None:
 
 
 def begins_with(path: Path, text: str) -> bool:
-    """Return whether a file begins so; not for a store that this process has open, whose locks closing a file ends."""
+    """Return true if a file begins with `text`; not for an open store, because closing the file releases its locks."""
     with path.open("rb") as file:
         return file.read(len(text.encode())) == text.encode()
 
@@ -103,5 +103,5 @@ def _replace(target: Path, text: str) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> ConfigurationError:
-    """Return the error of a place that cannot be written."""
+    """Return the error for a path that cannot be written."""
     return ConfigurationError(f"Cannot write {path}: {error.strerror or error}; name another place with --output.")

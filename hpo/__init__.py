@@ -1,13 +1,13 @@
 """Hyperparameter search for fine-tuning language models.
 
-The public names below are imported when they are first used: `import hpo` pulls in none of torch, ray and optuna.
+The public names below are imported at their first use: `import hpo` imports neither torch nor ray nor optuna.
 
     load_config         read a study file
     run                 search, or resume a search, and confirm its best
-    load_study          what a store holds of a study, as pandas frames and figures
+    load_study          read a study from a store, as pandas frames and figures
     FineTuneObjective   the objective for a bare `optuna.Study.optimize`
-    SearchSpace         what is searched
-    HpoError            anything hpo says in a sentence instead of a traceback
+    SearchSpace         the search space of a study
+    HpoError            base of all errors that are printed as a sentence instead of a traceback
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Process of the command `hpo`: how it begins and ends, whatever the command does."""
+"""Entry point of the command `hpo`: start and exit of its process."""
 
 import atexit
 import os
@@ -6,9 +6,9 @@ import sys
 
 
 def console() -> None:
-    """Run the command in a process of its own, which ends without Python freeing each object.
+    """Run the command in its own process, and exit without letting Python free every object.
 
-    Where PyTorch was imported, that takes a second or two, and beside other programs took minutes.
+    With PyTorch imported, that takes a second or two, and took minutes on a busy machine.
     """
     codes: list[int] = []
 

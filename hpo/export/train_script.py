@@ -1,11 +1,11 @@
 """Trains one configuration that a search by hpo found, without hpo: python train.py --train texts.csv --output model
 
-All that it trains by is in the .json file of its name beside it. It takes the steps of `hpo train`, from the same
-weights over the same rows: on the same device, threads and versions it gives the same score to rounding. The weights
+The .json file of the same name next to it has all settings. It takes the same steps as `hpo train`, from the same
+weights and over the same rows: on the same device, threads and versions, the score is equal up to rounding. The weights
 are those of the best evaluation on validation, not of the last. It computes on one device, the first GPU or the CPU.
-It needs torch, transformers and numpy, and the package of its optimizer, where that is not torch's own.
+It needs torch, transformers and numpy, and the package of its optimizer if that is not torch's own.
 
-The training comes first. Behind it stand the rules of hpo that it goes by, each in its own source.
+The training comes first, then the code of hpo that it uses, each part as in its own source.
 """
 
 import argparse
@@ -48,13 +48,13 @@ from hpo.training.schedules import SCHEDULES
 
 # The training: from texts and a pretrained model to a folder.
 Tokens = Sequence[Mapping[str, Tensor]]
-"""What the model reads of each row."""
+"""Arguments of the model for each row."""
 Part = tuple[Tokens, NDArray[Any]]
-"""Some rows, with what is learned of each."""
+"""Some rows, with the target of each."""
 
 
 def nearest(_: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence on a name that is not known."""
+    """Return the end of a message on an unknown name."""
     return f"Known: {', '.join(known)}."
 
 
@@ -64,14 +64,14 @@ def open_text(path: Path, newline: str) -> Any:
 
 
 def read_source(source: str, *_: Any, delimiter: str | None, **__: Any) -> Table:
-    """Return what is in a .csv or .jsonl file."""
+    """Return the content of a .csv or .jsonl file."""
     if not Path(source).is_file():
         raise DataError(f"There is no file {source}, where the search had its texts; say --train FILE and its like.")
     return read_csv(Path(source), delimiter) if source.endswith(".csv") else read_jsonl(Path(source))
 
 
 def tokens_of(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
-    """Return what the model reads of each row; what looks like a special token in a text is text."""
+    """Return the arguments of the model for each row; special tokens within a text are split like other text."""
     encoded = tokenizer(
         *(list(side) for side in (examples.texts, examples.pairs) if side is not None),
         truncation="longest_first",
@@ -89,10 +89,10 @@ def tokens_of(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
 
 
 class TrialModel:
-    """A network whose head is drawn anew, and what trains of it."""
+    """A network with a newly initialised head, and its trained parameters."""
 
     def __init__(self, config: Any, task: Any, device: torch.device) -> None:
-        """Load it, as a configuration says."""
+        """Load the network of a configuration."""
         h, given = config.hyperparameters, config.model
         options = {"revision": given.revision, "trust_remote_code": given.trust_remote_code}
         self.network, found = task.load(
@@ -117,7 +117,7 @@ class TrialModel:
 
     @torch.no_grad()
     def _begin_anew(self, seed: int, scale: float | None) -> None:
-        """Draw what is fresh, matrices at `scale` if given, also where the pretrained head would fit."""
+        """Initialise new weights, matrices at `scale` if given, even if the pretrained head would fit."""
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         for owner in dict.fromkeys(
@@ -134,7 +134,7 @@ class TrialModel:
                     self.network.get_parameter(f"{owner}.{name}").copy_(weight)
 
     def logits(self, tokens: Tokens, rows: Rows) -> Tensor:
-        """Return the answers to rows, side by side, padded on the right; in fp32, computed in bf16 where asked for."""
+        """Return the logits of some rows, padded on the right; fp32, computed in the configured precision."""
         batch = {}
         for name in tokens[rows[0]]:
             padding = self.network.config.pad_token_id if name == "input_ids" else 0
@@ -145,7 +145,7 @@ class TrialModel:
 
     @torch.no_grad()
     def answers(self, tokens: Tokens) -> Tensor:
-        """Return the logits of all rows, on the CPU; rows of like length go through together."""
+        """Return the logits of all rows, on the CPU; rows of similar length are computed together."""
         self.network.eval()
         order = np.argsort([-len(row["input_ids"]) for row in tokens], kind="stable")
         parts = np.array_split(order, math.ceil(len(order) / 64))
@@ -156,15 +156,15 @@ class TrialModel:
         return logits[np.argsort(order)]
 
     def pretrained(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return what of these parameters pretraining left, while they are as it left them."""
+        """Return the pretrained values of those of these parameters that have one, before training changes them."""
         return {name: self.parameters[name].detach().clone() for name in names if name not in self.fresh}
 
     def mount(self) -> None:
-        """Leave the network as it is: it is this model's alone."""
+        """Do nothing, because only this model uses the network."""
 
 
 def parts_of(config: Any, splits: Splits, task: Any, tokenizer: Any) -> tuple[Part, Part, Part]:
-    """Return the rows to train on, those to score, and those that thresholds and the like are fitted to."""
+    """Return the rows to train on, to score, and to fit values such as thresholds to."""
     h, seed = config.hyperparameters, config.study_seed
 
     def part(examples: Examples) -> Part:
@@ -181,7 +181,7 @@ def parts_of(config: Any, splits: Splits, task: Any, tokenizer: Any) -> tuple[Pa
 
 
 def steps_of(config: Any, model: Any, part: Part, criterion: Any, most: int) -> Iterator[OptimizerStep]:
-    """Yield the optimizer after each of its steps; at most `most` rows go through the model at once."""
+    """Yield the optimizer after each of its steps; a micro-batch has at most `most` rows."""
     h, (tokens, targets) = config.hyperparameters, part
     true = torch.as_tensor(targets, device=model.device)
     lengths = np.array([len(row["input_ids"]) for row in tokens])
@@ -201,7 +201,7 @@ def steps_of(config: Any, model: Any, part: Part, criterion: Any, most: int) -> 
 
 
 def evaluated(model: TrialModel, task: Any, scored: Part, fitted_to: Part) -> tuple[float, Any]:
-    """Return the score, and what was fitted to rows; None where there is nothing such."""
+    """Return the score, and the fitted values; None if the task fits nothing."""
 
     def said_of(tokens: Tokens, targets: NDArray[Any]) -> Any:
         return task.with_targets(targets, task.predictions(model.answers(tokens)))
@@ -214,7 +214,7 @@ def evaluated(model: TrialModel, task: Any, scored: Part, fitted_to: Part) -> tu
 
 
 def rows_of(config: Any) -> Splits:
-    """Return the rows that the search had."""
+    """Return the splits of the search."""
     study: Any = SimpleNamespace(**vars(config) | {"seed": config.study_seed})
     splits = splits_of(study)
     if splits.fingerprint != config.data.fingerprint:
@@ -223,7 +223,7 @@ def rows_of(config: Any) -> Splits:
 
 
 def train(config: Any, output: Path, device: torch.device, most: int) -> float:
-    """Train, write model and tokenizer as they were at the best evaluation, and return its score."""
+    """Train, write the model of the best evaluation and the tokenizer, and return the score."""
     h, splits = config.hyperparameters, rows_of(config)
     config.task.metric = config.metric
     task = TASKS[config.task.name].of(config.task, splits.train.labels)
@@ -260,7 +260,7 @@ def train(config: Any, output: Path, device: torch.device, most: int) -> float:
 
 
 def configuration(words: Sequence[str] | None) -> tuple[Any, argparse.Namespace]:
-    """Return the configuration, with the places of texts and model that were asked for, and the rest of that."""
+    """Return the configuration, changed by command-line arguments, and the parsed arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "validation", "test"):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"where the texts of {name} are here")
@@ -280,7 +280,7 @@ def configuration(words: Sequence[str] | None) -> tuple[Any, argparse.Namespace]
 
 
 def refuse_others(config: Any) -> None:
-    """Raise where a configuration is not the one that this script was written for."""
+    """Refuse a configuration other than the one that this script was written for."""
     h = config.hyperparameters
     written_for = ((h.optimizer, OPTIMIZERS), (h.schedule, SCHEDULES), (h.method, METHODS), (config.task.name, TASKS))
     if others := [name for name, known in written_for if name not in known]:
@@ -288,7 +288,7 @@ def refuse_others(config: Any) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Train what the file beside this says."""
+    """Train the configuration in the JSON file."""
     config, asked = configuration(words)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("Several processes would each take whole batches: start it once, with python, on one device.")

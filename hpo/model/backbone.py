@@ -52,7 +52,7 @@ class Backbone:
             fresh: names of parameters that each trial initialises: the head, and a pooler without pretrained weights.
             device: device to train on.
             shared: store of the pretrained weights that all worker processes share; None to hold them here.
-            head: how it gives outputs; None for a classifier's head.
+            head: computes the outputs; None for a classifier's head.
         """
         self.pad_id = set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
@@ -68,7 +68,7 @@ class Backbone:
             if next(owner.children(), None) is None:
                 compute_in_fp32(owner)
         self.head: Head = head or ClassifierHead()
-        """How it gives outputs."""
+        """Head, which computes the outputs."""
         if type(words := network.get_output_embeddings()) is nn.Linear:
             words.__class__ = LinearInFp32 if words.weight.dtype == torch.float32 else FrozenLinearInFp32
         # Copies on the CPU: weights that are initialised there are the same on every device.

@@ -149,7 +149,7 @@ def refuse_kept_layers(network: Any, wanted: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Method: the choice of the weights that a trial trains."""
+    """Fine-tuning method: the choice of the weights that a trial trains."""
 
     description: str
     source: str

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DASHES = ("dot", "dashdot", "longdash")
 """Dashes of the baselines' lines."""
 FAR_BELOW = 2.0
-"""A line is hidden if it is so many times as far below the lowest trial as the best line is above it."""
+"""Ratio above which a line is hidden: its distance below the lowest trial, over that of the best line above it."""
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 NO_VERDICT = "Nothing was confirmed, so there are no differences to show."
 MOST_WRITTEN = 15

@@ -118,7 +118,7 @@ class Coordinator:
         self._reserve, self.overtime = 0.0, Overtime()
         self._stop, self._last_event = stop, last_event
         self.limits = limits
-        """When the search ends."""
+        """Limits at which the search ends."""
 
     # -- assignments, reports and outcomes
 
@@ -313,7 +313,7 @@ class Coordinator:
 
     @verb
     def test_was_read(self, trial: int) -> bool:
-        """Return whether the test split has been read for `trial`."""
+        """Return true if the test split has been read for `trial`."""
         return self._store.events.has(TEST_EVENT, trial)
 
     @verb

@@ -334,7 +334,7 @@ UNFINISHED = sa.text("trials.state IN ('RUNNING', 'WAITING')")
 
 
 def storage_of(study: Study) -> BaseStorage:
-    """Return what a study reads and writes."""
+    """Return the storage of an Optuna study."""
     return study._storage
 
 

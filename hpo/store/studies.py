@@ -120,7 +120,7 @@ def delete_study(database: Database, name: str, *, refuse: Refuse) -> None:
 
 
 def delete_runs(database: Database, connection: Connection, name: str, *, refuse: Refuse) -> None:
-    """Delete the confirmation of a study likewise, if there is one, inside an open transaction."""
+    """Delete all rows of a study's confirmation, if there is one, inside an open transaction."""
     _delete(database, connection, confirmation_of(name), refuse)
 
 

@@ -88,7 +88,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     """
 
     def __init__(self, backend: JoiningStorage, name: str) -> None:
-        """Take where the study `name` is."""
+        """Find the study `name` in the storage."""
         self.backend = backend
         self.study_id = backend.get_study_id_from_name(name)
         self._directions = backend.get_study_directions(self.study_id)

@@ -162,7 +162,7 @@ class RunState:
 
 
 def load_alike(checkpoints: Checkpoints, rank_group: RankGroup, trial: int) -> State | None:
-    """Return the checkpoint that all ranks can resume from; None where there is none."""
+    """Return the checkpoint that all ranks can resume from; None without one."""
     # Ranks on one machine may fetch it to one folder.
     state = rank_group.in_turns(checkpoints.load)
     seen = rank_group.all_gather(None if state is None else state["seen"])

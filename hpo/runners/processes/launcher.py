@@ -1,4 +1,4 @@
-"""Launcher of worker processes on this machine: warm ones, one for each GPU, or as many as asked for.
+"""Launcher of worker processes on this machine: one for each GPU, or as many as requested, for many trials each.
 
 A worker has a process for each of its ranks, mostly one, and is replaced as a whole. Rank 0 sends and receives
 messages; the other ranks are only started, and end with it.
@@ -79,15 +79,15 @@ def open_processes(
 
 
 class ProcessLauncher:
-    """Starts the processes of workers on this machine; a worker's id is its name."""
+    """Launcher of the processes of workers on this machine; a worker's id is its name."""
 
     is_shared = False
 
     def __init__(self, worker_specs: Sequence[WorkerSpec], study: int, logs: Path, *, store: str) -> None:
-        """Start none yet.
+        """Prepare the launcher; no process is started yet.
 
         Args:
-            worker_specs: of all workers, the first one first.
+            worker_specs: specs of all workers, the lead's first.
             study: handle of the file that `StudySetup.written` wrote.
             logs: folder of the processes' output.
             store: URL of the store, whose password no process may find in its environment.
@@ -100,11 +100,11 @@ class ProcessLauncher:
 
     @property
     def room(self) -> int:
-        """As many as there are specs."""
+        """Number of workers for which there is a spec."""
         return len(self._worker_specs)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
-        """Return messages of processes, and those that have ended; start those that are wanted."""
+        """Return messages of workers, including their losses; start the missing workers."""
         self._start_wanted()
         if not self._messages:
             wait([connection for child in self._children.values() for connection in child.connections], seconds)
@@ -140,7 +140,7 @@ class ProcessLauncher:
         self._children.clear()
 
     def _start_wanted(self) -> None:
-        """Start what is wanted; a worker that cannot be started counts as one that has ended at once."""
+        """Start missing workers; one that cannot be started is reported as lost."""
         if time.monotonic() < self.wanted.not_before:
             return
         for worker, spec in self._worker_specs.items():
@@ -159,20 +159,20 @@ class ProcessLauncher:
 
 
 class RankProcess:
-    """The process of one rank. It ends with its parent."""
+    """The process of one rank, which ends with its parent."""
 
     def __init__(self, name: str, start: Start, study: int, log: Path, environment: Mapping[str, str]) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            name: of the process, in messages.
+            name: name of the process in messages.
             start: its first message.
-            study: handle of the file that `StudySetup.written` made.
+            study: handle of the file that `StudySetup.written` wrote.
             log: file to which its output is appended.
-            environment: its variables.
+            environment: its environment variables.
 
         Raises:
-            OSError: there is no memory, process or file to be had.
+            OSError: the system has no memory, process or file left.
         """
         self._name, self._log = name, log
         ours, theirs = socket.socketpair()
@@ -187,27 +187,27 @@ class RankProcess:
 
     @property
     def ended(self) -> bool:
-        """True if it is dead."""
+        """True if the process has ended."""
         return self.process.poll() is not None
 
     @property
     def crashed(self) -> bool:
-        """Whether it ended by itself, and not because another rank did or it was asked to."""
+        """True if it ended by itself, not on request or because of another rank."""
         return self.process.poll() not in (None, 0, RANK_GROUP_LOST)
 
     def send(self, message: object) -> None:
-        """Send a message; to a dead process, whose end is noticed, none."""
+        """Send a message; ignored if the process has ended, which `ended` reports."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
 
     def wait(self, seconds: float) -> None:
-        """Wait until it has ended, at most so long."""
+        """Wait for its end, at most that many seconds."""
         with suppress(TimeoutExpired):
             self.process.wait(seconds)
 
     @property
     def exit_reason(self) -> str:
-        """How it ended, in a sentence."""
+        """Sentence on how it ended."""
         code = self.process.poll()
         if code is None:
             return f"Its {self._name} did not end."
@@ -220,26 +220,26 @@ class RankProcess:
 
 
 class Child:
-    """A worker in processes of its own. It trains on however late it is read, and ends with its parent."""
+    """A worker in separate processes, which end with their parent; unread messages never block its training."""
 
     def __init__(self, spec: WorkerSpec, study: int, logs: Path, wanted: DesiredWorkers, store: str) -> None:
-        """Start it; it sends `Ready` when its model is loaded, on all ranks.
+        """Start the worker, which sends `Ready` once its model is loaded on all ranks.
 
         Args:
             spec: its name, devices and threads.
-            study: handle of the file that `StudySetup.written` made.
+            study: handle of the file that `StudySetup.written` wrote.
             logs: folder of the files to which the output of its processes is appended.
-            wanted: how it computes.
+            wanted: its precision and slots.
             store: URL of the store, whose password no process may find in its environment.
 
         Raises:
-            OSError: there is no memory, process or file to be had.
+            OSError: the system has no memory, process or file left.
         """
         self.over = False
-        """Whether it is dead, and all its messages were read."""
+        """True if the worker has ended and all its messages were read."""
         self._ready = self._killed = False
         self.processes: list[RankProcess] = []
-        """By rank."""
+        """Processes by rank."""
         address = free_address() if spec.ranks > 1 else ""
         try:
             for rank in range(spec.ranks):
@@ -256,7 +256,7 @@ class Child:
 
     @property
     def connections(self) -> list["Connection[Any, Any]"]:
-        """Its connections, by rank: a rank above 0 sends nothing, unless its worker cannot be opened."""
+        """Connections by rank; a rank above 0 only sends a message if it cannot open the worker."""
         return [one.connection for one in self.processes]
 
     def send(self, message: object) -> None:
@@ -264,9 +264,9 @@ class Child:
         self.processes[0].send(message)
 
     def messages(self) -> list[object]:
-        """Return the messages that have come."""
+        """Return the messages received so far."""
         messages: list[object] = []
-        # Asked first: what was sent before the end is then in the connection.
+        # Checked first, so that everything sent before the end is in the connection.
         self.over = self._killed or any(one.ended for one in self.processes)
         for connection in self.connections:
             try:
@@ -278,30 +278,30 @@ class Child:
         return messages
 
     def kill(self) -> None:
-        """Kill it, at once."""
+        """Kill all its processes."""
         self._killed = True
         for one in self.processes:
             one.process.kill()
 
     def ask_to_end(self) -> None:
-        """Ask it to end; one that is still opening its model would not read that, and is killed."""
+        """Ask the worker to end; kill it if it is still loading its model and would not read the request."""
         if self._ready:
             self.send(End())
         else:
             self.kill()
 
     def reap(self, patience: float = SECONDS_TO_END) -> str:
-        """Wait until all its processes have ended, kill them after `patience` seconds, and return their exit reason."""
+        """Wait for the end of its processes, kill them after `patience` seconds, and return the exit reason."""
         crashed = self._crashed()
         until = time.monotonic() + patience
         for one in self.processes:
-            # Where one has crashed, the others do not end by themselves.
+            # If one has crashed, the others do not end by themselves.
             one.wait(0.0 if crashed else max(0.0, until - time.monotonic()))
         exit_reason = (crashed or self._crashed() or self.processes[0]).exit_reason
         for one in self.processes:
             if not one.ended:
                 one.process.kill()
-                # A process that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
+                # A process that is stuck in a driver dies once the driver returns, which is not waited for.
                 one.wait(SECONDS_TO_END)
             one.connection.close()
         return exit_reason
@@ -311,7 +311,7 @@ class Child:
 
 
 def end(children: Sequence[Child]) -> None:
-    """Ask processes to end, kill those that have not after `SECONDS_TO_END`, and wait until all are dead."""
+    """Ask workers to end, kill those that have not after `SECONDS_TO_END`, and wait until all have ended."""
     for child in children:
         child.ask_to_end()
     until = time.monotonic() + SECONDS_TO_END
@@ -320,13 +320,13 @@ def end(children: Sequence[Child]) -> None:
 
 
 def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], store: str) -> dict[str, str]:
-    """Return the variables of a rank's process: set before it imports torch, without a password of the URL `store`."""
+    """Return the environment that a rank's process has before it imports torch; without the store's password."""
     secret = secret_names(inherited, store)
     kept = {name: value for name, value in inherited.items() if name not in secret}
     own = {"CUDA_VISIBLE_DEVICES": spec.visible[rank], "OMP_NUM_THREADS": str(spec.threads)}
     # A process that was forked off a tokenizer's threads would warn at length.
     own["TOKENIZERS_PARALLELISM"] = "false"
-    # Trial after trial allocates other sizes: unless the user has chosen, memory is not fragmented by them.
+    # Trials allocate blocks of different sizes, which would fragment memory. A value that the user has set is kept.
     kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     spin_briefly(kept)
     # The ranks are all on this machine, whatever its name resolves to.
@@ -334,7 +334,7 @@ def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], st
 
 
 def _start(spec: WorkerSpec, rank: int, wanted: DesiredWorkers, address: str) -> Start:
-    """Return the first message of a process; the ranks meet at `address`."""
+    """Return the first message of a process; `address` is that of rank 0."""
     return Start(
         worker=spec.worker,
         device="cuda:0" if spec.visible[rank] else "cpu",

@@ -1,9 +1,7 @@
-"""Protocol between a worker process and its parent, beside assignments, decisions, reports and outcomes.
+"""Protocol between a worker process and its parent, besides assignments, decisions, reports and outcomes.
 
-Light to import, so that it is done first.
-
-The study comes first, in a file that all processes map: its examples are pickled once, and a process that hangs before
-it has read them keeps nobody waiting. Everything else goes over a connection of each process's own.
+A process first reads the study from a file that all processes map. So its examples are pickled once, and a process
+that hangs before it has read them does not block its parent. All other messages use the process's own connection.
 """
 
 import ctypes
@@ -43,7 +41,7 @@ def belong_to(parent: int) -> None:
     for number in PARENT_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        # A sandbox may refuse it; then the connection is what remains.
+        # A sandbox may refuse the call; then only the closed connection tells of the parent's death.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         # The parent died before this call.
@@ -55,7 +53,7 @@ RANK_GROUP_LOST = 43
 
 
 class Opener(Protocol):
-    """Opens the worker of a process: `hpo.training.worker.open_worker`, or another function of a module."""
+    """Function that opens the worker of a process, such as `hpo.training.worker.open_worker`."""
 
     def __call__(
         self,
@@ -67,9 +65,9 @@ class Opener(Protocol):
         shared: bool,
         rank_info: RankInfo | None,
     ) -> Worker:
-        """Return a worker on `device`, which shares read-only files with the other workers where it is `shared`.
+        """Return a worker on `device`; if `shared`, it shares read-only files with the other workers.
 
-        With a `rank_info` it is returned when all ranks of the group are there.
+        With a `rank_info`, wait until all ranks of the group have joined.
         """
 
 
@@ -84,7 +82,7 @@ class StudySetup:
 
     @classmethod
     def of(cls, config: StudyConfig, splits: Splits, files: Path, opener: Opener) -> Self:
-        """Remove the store's URL and the recipients of notifications, which may contain passwords."""
+        """Return the setup without the store's URL and the recipients of notifications, which may contain passwords."""
         store = config.store.model_copy(update={"url": StoreConfig().url})
         return cls(
             config=config.model_copy(update={"store": store, "notify": (), "warm_start": ()}),
@@ -95,7 +93,7 @@ class StudySetup:
 
     @contextmanager
     def written(self, folder: Path) -> Iterator[int]:
-        """Write this study to an unnamed file on the disk of `folder`, and return the file's handle.
+        """Write this study to an unnamed file on the disk of `folder`, and yield the file's handle.
 
         Raises:
             OSError: it cannot be written there.
@@ -146,7 +144,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """To a worker process: call of a method of `Worker`, answered when no trial is training."""
+    """Message to a worker process: a call of a method of `Worker`, answered when no trial is training."""
 
     number: int
     method: str
@@ -155,7 +153,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """To a worker process: end, after the messages of the next step."""
+    """Message to a worker process: end after the messages of the next step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,14 +163,14 @@ class Arrived:
     name: str
     """Name of the worker; a number is added if another worker has this name."""
     device: str
-    """Of rank 0, as torch writes it on that machine."""
+    """Device of rank 0, in torch's notation on that machine."""
     place: str
-    """Its devices, of this machine as long as that is up."""
+    """Identity of its devices; unique for this machine until it restarts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """From a worker process: its worker is open."""
+    """Message from a worker process: its worker is open."""
 
     slots: int = 1
     """Number of trials that it trains at once."""
@@ -180,14 +178,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenFailed:
-    """From a worker process: its worker cannot be opened, now or later."""
+    """Message from a worker process: its worker cannot be opened, now or later."""
 
     error: HpoError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """From a worker process: what a call returned or raised."""
+    """Message from a worker process: the result or the error of a call."""
 
     number: int
     result: Any = None
@@ -196,4 +194,4 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recycle:
-    """From a worker process: it has given back its assignments and asks to be replaced."""
+    """Message from a worker process: it has given back its assignments, and asks to be replaced."""

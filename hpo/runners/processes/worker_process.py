@@ -1,8 +1,8 @@
-"""Worker process: it trains the assignments that it is given, in order, and sends their reports and outcomes.
+"""Worker process: trains its assignments in order, and sends their reports and outcomes.
 
-Three threads: the main one trains; one reads the parent's messages, so that a decision has its effect at the next step;
-one sends, so that training never waits for a parent that is slow to listen. A process that holds too much memory, or
-whose GPU is not to be trusted, asks to be replaced.
+It has three threads: the main thread trains; one reads the parent's messages, so that a decision takes effect at the
+next step; one sends, so that training never waits for a slow parent. A process that holds too much memory, or whose
+GPU may be in a bad state, asks to be replaced.
 """
 
 import faulthandler
@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 Send = Callable[[object], None]
 Attempt = tuple[int, int]
-"""Trial and attempt."""
+"""(trial, attempt)."""
 CUDA_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS")
-"""Parts of a failure's reason after which every later call to the GPU, and so every later trial, may fail."""
+"""Texts in the reason of a failure after which all later calls to the GPU, and so all later trials, may fail."""
 MOST_GROWTH = 1.5
 SLACK_BYTES = 2 * 2**30
 """Memory growth that is allowed since the first trial, as a factor and in addition."""
@@ -66,21 +66,21 @@ class MessageReader(Protocol):
 
 
 class Inbox:
-    """Messages of the parent that are not yet handled. One thread fills it, another empties it."""
+    """Unhandled messages of the parent; one thread adds them, another takes them."""
 
     def __init__(self, send: Send) -> None:
         self.changed = Condition()
-        """Guards everything here, and the worker's slots."""
+        """Condition whose lock guards all attributes here and the worker's slots."""
         self.assignments: deque[Assignment] = deque()
         self.calls: deque[Call] = deque()
         self.ending = False
         self.closed = False
-        """True if assignments are given back as they come."""
+        """True if new assignments are given back at once."""
         self.worker: Worker | None = None
         self._send = send
 
     def take(self, message: Assignment | Decision | Call | End) -> None:
-        """Take a message of the parent."""
+        """Add a message of the parent."""
         with self.changed:
             match message:
                 case Assignment():
@@ -95,7 +95,7 @@ class Inbox:
             self.changed.notify()
 
     def close(self) -> None:
-        """Give back assignments that have not begun, and each one that comes."""
+        """Give back assignments that have not begun, and all later ones."""
         with self.changed:
             self.closed = True
             self._give_back_if_closed()
@@ -115,7 +115,7 @@ class Inbox:
 
 
 def main(connection_handle: int, study_handle: int) -> None:
-    """Serve the parent, or follow rank 0, until `End`.
+    """Serve the parent, or on a higher rank follow rank 0, until `End`.
 
     Args:
         connection_handle: of this process's end of the connection.
@@ -154,7 +154,7 @@ def _follow(connection: "Connection[Any, Any]", start: Start, study: StudySetup)
 
 
 def opened(start: Start, study: StudySetup) -> Worker:
-    """Open the worker that a process is started for.
+    """Open the worker of a process.
 
     Raises:
         HpoError: it cannot be opened.
@@ -168,7 +168,7 @@ def opened(start: Start, study: StudySetup) -> Worker:
 
 
 def serve(reader: MessageReader, send: Send, start: Start, study: StudySetup) -> None:
-    """Open the worker of rank 0, and do with it what `reader` returns, until that is `End`; warnings are sent too.
+    """Open the worker of rank 0, and handle the messages of `reader` until `End`; warnings are sent to the parent.
 
     Raises:
         RankGroupLost: another rank of its group is gone.
@@ -189,7 +189,7 @@ def serve(reader: MessageReader, send: Send, start: Start, study: StudySetup) ->
 
 
 def _read(reader: MessageReader, inbox: Inbox) -> None:
-    """Take the parent's messages; if the parent is dead, end the process whatever it is doing."""
+    """Pass the parent's messages to the inbox; if the parent has died, end the process at once."""
     try:
         while True:
             inbox.take(reader.recv())
@@ -202,7 +202,7 @@ def _read(reader: MessageReader, inbox: Inbox) -> None:
 
 
 class _WarningSender(logging.Handler):
-    """Sends warnings to the parent, because users do not look into the log of a process."""
+    """Log handler that sends warnings to the parent, because users do not read the log of a process."""
 
     def __init__(self, send: Send) -> None:
         super().__init__(logging.WARNING)
@@ -215,7 +215,7 @@ class _WarningSender(logging.Handler):
 
 
 class MessageSender:
-    """Sends messages from a thread of its own, in order."""
+    """Sender of messages, in order, on a separate thread."""
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
         self._connection = connection
@@ -241,7 +241,7 @@ class MessageSender:
 
 
 class Service:
-    """Keeps a worker's slots filled, sends its messages, and answers calls when nothing is in training."""
+    """Main loop of a worker process: fills slots, sends messages, and answers calls when no trial is training."""
 
     def __init__(self, worker: Worker, inbox: Inbox, send: Send) -> None:
         self._worker, self._inbox, self._send = worker, inbox, send
@@ -267,7 +267,7 @@ class Service:
                 self._advance()
 
     def _admit(self) -> None:
-        """Fill free slots. The inbox is held meanwhile: a decision finds its trial there or in a slot."""
+        """Fill free slots with the inbox locked, so that a decision finds its trial in the inbox or in a slot."""
         inbox = self._inbox
         while inbox.assignments and self._has_slot_for(inbox.assignments[0]):
             assignment = inbox.assignments.popleft()
@@ -329,7 +329,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def attempt_of(message: Assignment | Decision | Outcome) -> Attempt:
-    """Return which trial's attempt a message is about."""
+    """Return the attempt that a message is about."""
     return message.trial, message.attempt
 
 
@@ -338,9 +338,9 @@ class Memory:
     """Memory that a process holds, in bytes."""
 
     own: int
-    """Of main memory, without mapped files: those are shared, and dropped when memory is short."""
+    """Main memory without mapped files, which are shared, and dropped when memory is short."""
     tensors: int
-    """Of its GPU."""
+    """Memory of tensors on its GPU."""
 
     @classmethod
     def now(cls) -> "Memory":

@@ -1,4 +1,4 @@
-"""Worker specs: the runner of a study, how many workers this machine has, and on which GPUs their ranks train."""
+"""Worker specs: the runner of a study, the number of workers on this machine, and the GPUs of their ranks."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ class WorkerSpec:
 
     worker: str
     devices: tuple[str, ...]
-    """Of each rank, as torch writes it in the parent: `cpu`, `cuda:1`."""
+    """Device of each rank, in torch's notation in the parent: `cpu`, `cuda:1`."""
     visible: tuple[str, ...]
-    """CUDA_VISIBLE_DEVICES of each rank's process: the one GPU that it sees, as its first; empty for none."""
+    """CUDA_VISIBLE_DEVICES of each rank's process, which sees that GPU only, as its first; empty for none."""
     threads: int
-    """Of one rank."""
+    """Threads of one rank."""
     gpu_share: float = 1.0
     """Share of a GPU's memory that one rank may take, if several share the GPU."""
 

@@ -17,7 +17,7 @@ VERSION_TABLE = "hpo_alembic_version"
 
 
 def upgrade(connection: Connection) -> None:
-    """Make the tables of a new store, or apply every migration that an older one lacks."""
+    """Create the tables of a new store, or apply all migrations that an older one lacks."""
     if connection.dialect.name == "postgresql":
         # Of two processes that start at once one migrates, and the other then finds it done.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(5205180113)")
@@ -46,7 +46,7 @@ def _migrate(connection: Connection, scripts: ScriptDirectory) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Return whether the database's tables are of the newest version known here.
+    """Return true if the database's tables are of the newest version known here.
 
     Raises:
         StoreError: they were written by a newer hpo.

@@ -17,7 +17,7 @@ def upgrade() -> None:
 
 
 def _convert_tests(connection: sa.Connection) -> None:
-    """Store scores on test splits as held-out evaluations, of whose rows nothing more is known."""
+    """Store scores on test splits as held-out evaluations without a jackknife."""
     found = connection.execute(sa.text("SELECT event_id, detail FROM hpo_events WHERE kind = 'test_read'")).all()
     for event_id, detail in found:
         reading = {"scores": json.loads(json.loads(detail)["scores"]), "deviations": [], "slices": []}

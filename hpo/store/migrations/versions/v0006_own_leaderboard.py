@@ -1,4 +1,4 @@
-"""Table of trials of our own: no view on Optuna's tables, no index with a type, keeps Optuna from changing them."""
+"""Own table of trials, instead of a view on Optuna's tables and a typed index, which would block its migrations."""
 
 import sqlalchemy as sa
 from alembic import op

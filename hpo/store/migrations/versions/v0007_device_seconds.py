@@ -1,4 +1,4 @@
-"""Device seconds that each attempt took by itself."""
+"""Device seconds of each attempt, without those of earlier attempts."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,10 +13,10 @@ UPDATE hpo_attempts SET device_seconds = seconds - CASE WHEN coalesce(resumed_ex
     AND before.attempt < hpo_attempts.attempt AND before.seconds > 0 ORDER BY before.attempt DESC LIMIT 1
 ), 0) END
 """
-"""Each trial was on one device; what an attempt went on from was counted with it too."""
+"""Each trial had one device, and the seconds of an attempt included those up to the checkpoint that it resumed."""
 
 
 def upgrade() -> None:
-    """Add the column, and fill it from what was told of the trial as a whole."""
+    """Add the column, and compute it from the totals recorded for each trial."""
     op.add_column("hpo_attempts", sa.Column("device_seconds", sa.Double))
     op.execute(FILL)

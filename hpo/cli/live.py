@@ -93,7 +93,7 @@ class TrialCounts(SearchCallback):
 
     @property
     def standing(self) -> Standing:
-        """Progress of the study, counted as in the store, where a trial that cannot be trained is pruned."""
+        """Progress of the study; as in the store, a trial that cannot be trained counts as pruned."""
         endings = list(self._finished.values())
         completed, failed = endings.count(Ending.COMPLETED), endings.count(Ending.FAILED)
         return Standing(

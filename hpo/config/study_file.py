@@ -212,7 +212,7 @@ class ConfirmationConfig(Typed):
     """Share of validation that is kept from the search and used for the verdict, if at least 200 rows remain on each
     side. With 0 the verdict uses the rows by which the search chose."""
     audit: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of the pruned trials that are trained to their end all the same, to measure what pruning costs."""
+    """Share of the pruned trials that are trained to their end anyway, to measure what pruning costs."""
 
 
 class ComputeConfig(Typed):

@@ -245,10 +245,10 @@ def word_numbers(
 
     Args:
         texts: as for `tokenize`.
-        pairs: likewise.
-        tokenizer: a fast one.
-        max_length: likewise.
-        prompt: likewise.
+        pairs: as for `tokenize`.
+        tokenizer: the model's; it must be a fast one.
+        max_length: as for `tokenize`.
+        prompt: as for `tokenize`.
 
     Returns:
         Aligned with `Tokens.ids`, shape (tokens,): for a token of the text, twice the index of its word; for a token of

@@ -31,7 +31,7 @@ class OwnMetric:
 
         Args:
             true: label names, or numbers; shape (rows,).
-            predicted: likewise.
+            predicted: label names, or numbers; shape (rows,).
 
         Raises:
             TrainingError: it raises an error, or does not return one finite number.

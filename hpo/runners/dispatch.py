@@ -87,7 +87,7 @@ class Dispatch:
             stop: event that ends the search when set; running trials are paused, and the next run resumes them.
             compute: limits for a hanging worker and for the end.
             files: the study's folder of weights and checkpoints; files no longer needed are removed.
-            remote: remote copy of that folder, treated likewise.
+            remote: remote copy of that folder; the same files are removed there.
             clock: seconds since 1970, for the deadline.
             ticks: monotonic seconds.
             listens_seconds: longest time of one wait for messages.

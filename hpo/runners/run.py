@@ -252,7 +252,7 @@ class _SearchRun(SearchParts):
             search._confirm_and_test(short)
 
     def _search(self, lead: Worker, before: float) -> None:
-        """Search; in the `before` seconds of the run no trial trains."""
+        """Search; `before` is the number of seconds of the run in which no trial trains."""
         if self.searches:
             self._note_start(lead.metric.name)
         self.remote.write_address()
@@ -268,7 +268,7 @@ class _SearchRun(SearchParts):
             self.coordinator.prune_held_back()
 
     def _note_time_needed(self, before: float) -> None:
-        """Note how much time a search needs if trials are paused and none completed, with seconds `before` it."""
+        """Note the time that the search needs, if trials are paused and none has completed; `before` as in `_search`."""
         seconds = self.coordinator.default_seconds()
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds
@@ -285,7 +285,7 @@ class _SearchRun(SearchParts):
             self.callback.note(f"For more, add --trials N, N above {trials}.")
 
     def _confirm_and_test(self, short: ShortCheck) -> None:
-        """Confirm the best if asked for, and score the recommended one on the test split."""
+        """Confirm the best if configured, and score the recommended one on the test split."""
         results = self.coordinator.results()
         race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
         if race is not None:

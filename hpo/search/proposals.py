@@ -189,9 +189,9 @@ class Proposals:
         return self._pruner.held_back(self.store.trials.get_all(), at_least=at_least)
 
     def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
-        """Return the paused trials to resume if no new one comes: all, but without a deadline only some.
+        """Return the paused trials to resume if no new trial starts.
 
-        These are as many of the best as are confirmed, and the default.
+        With a deadline all; without one the default, and at each rung one more of the best than are confirmed.
         """
         best = 1 + self.config.confirmation.finalists
         held = self._held_back(best) if math.isinf(request.seconds) else []

@@ -297,7 +297,7 @@ def rungs_of(trial: FrozenTrial) -> Sequence[int]:
 
 
 def scores_at_rungs(trial: FrozenTrial) -> dict[int, float]:
-    """Return place of a rung, counted from 0, -> score there, for the rungs that a trial has reached."""
+    """Return index of a rung, from 0 -> score there, for the rungs that a trial has reached."""
     reached = ((place, _score_at(trial, place)) for place in range(len(rungs_of(trial))))
     return {place: score for place, score in reached if score is not None}
 

@@ -132,7 +132,7 @@ def windowed_study(study: Study, window: Window | None, earlier: Sequence[Earlie
 
 
 def _with_rungs_as_steps(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial that is paused or was pruned as pruned at its last rung, counted, and any other unchanged.
+    """Return a paused or pruned trial as pruned at its last rung, with rungs numbered from 0; others are unchanged.
 
     TPE ranks pruned trials by their last step first. The same step must mean the same share of a trial's training.
     """

@@ -115,7 +115,7 @@ class JoinedSession(Session):
     failure: BaseException | None = None
 
     def rollback(self) -> None:
-        """Undo the whole transaction; Optuna does so where it has caught an error, which it may then swallow."""
+        """Undo the whole transaction; Optuna calls this after an error that it has caught, and may swallow."""
         self.failure = self.failure or sys.exception()
         super().rollback()
 

@@ -60,7 +60,7 @@ class TrialStatistics:
     """The best value of trials that hpo trained to their end, after each ended trial in order; None until there was
     one."""
     default_values: list[float] = field(default_factory=list)
-    """Statistics of trials of the default configuration."""
+    """Values of the completed trials of the default configuration, in order."""
     _ranked: list[tuple[float, int]] = field(default_factory=list)
     """(negated value, trial) of those that hpo trained to their end, ascending."""
 

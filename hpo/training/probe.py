@@ -190,7 +190,7 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
 def _step(context: TrainingContext, training: OptimizerStep, make_batch: BatchMaker, rows: Rows) -> Timed:
     began = time.perf_counter()
     batch = make_batch(rows, [context.config.seed])
-    # Divergence is for the trial to report; the step was taken all the same.
+    # Divergence is for the trial to report; the step was taken anyway.
     with suppress(Diverged):
         training.take(context.gradients.of(training.model, batch))
         # Only this waits for the device.
@@ -203,12 +203,12 @@ def _step(context: TrainingContext, training: OptimizerStep, make_batch: BatchMa
 def _scored(
     context: TrainingContext, max_length: int, expected: float, until: float, *, again: bool
 ) -> tuple[float, tuple[Timed, ...], str | None]:
-    """Score the longest rows of validation, as a test of memory, and then typical ones, if fast once `again`.
+    """Score the longest rows of validation, as a test of memory, and then typical rows, twice if `again`.
 
-    Skipped if it would go beyond `until` with the `expected` seconds per row.
+    Nothing is scored if that would take longer than `until` at the `expected` seconds per row.
 
     Returns:
-        The seconds of a typical row, the evaluation of all of these, and the error of a user-defined metric.
+        (seconds of a typical row, work and seconds of each evaluation, error of a user-defined metric or None).
     """
     validation = context.tokenized(max_length)["validation"]
     lengths = validation.tokens.lengths

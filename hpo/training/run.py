@@ -326,7 +326,7 @@ class Run:
         return training.taken >= least and not ended
 
     def _next(self, fold_run: FoldRun, training: OptimizerStep) -> tuple[bool, End | None]:
-        """Return true if a checkpoint is to be written now, and the end of a trial that is to end."""
+        """Return (true if a checkpoint is due, end of the trial if it must end now, else None)."""
         end = self._cut(fold_run, training)
         if end is not None:
             return end[0] is Ending.PAUSED, end

@@ -43,7 +43,7 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
     """Return the runner of a study; for `auto`, processes on a GPU or for several workers.
 
     Raises:
-        ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
+        ConfigurationError: a GPU is requested and torch sees none, or several ranks are requested of `inline`.
     """
     ranks = compute.ranks_of_trial
     if compute.runner == "inline" and ranks > 1:
@@ -62,7 +62,7 @@ def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.envir
     """Return the number of workers; by default as many as the GPUs have room for, and one on the CPU.
 
     Raises:
-        ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
+        ConfigurationError: a GPU is requested and torch sees none, or a trial requests more GPUs than there are.
     """
     gpus = len(_gpus(compute, environment))
     _refuse_too_few(compute, gpus)
@@ -77,7 +77,7 @@ def worker_specs_of(compute: ComputeConfig, environment: Mapping[str, str]) -> t
     """Return the specs of all workers; if there are more ranks than GPUs, ranks are dealt to the GPUs in turn.
 
     Raises:
-        ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
+        ConfigurationError: a GPU is requested and torch sees none, or a trial requests more GPUs than there are.
     """
     workers, ranks, gpus = workers_of(compute, environment), compute.ranks_of_trial, _gpus(compute, environment)
     threads = compute.threads or max(1, torch.get_num_threads() // (workers * ranks))

@@ -1,8 +1,8 @@
 """Python script: a configuration as a training script that does not need hpo, with a JSON file of its values.
 
-The script is `train_script.py` with the code that it uses from other modules inlined. Functions, classes and constants
-are copied from their source, so that each rule is written once. Methods that are never named are left out, and all
-entries of a registry (a dict literal) except the chosen one. A definition in `train_script.py` replaces those of the
+The script is `python_script_template.py` with the code that it uses from other modules inlined. Functions, classes and
+constants are copied from their source, so that each rule is written once. Methods that are never named are left out,
+and all entries of a registry (a dict literal) except the chosen one. A definition in the template replaces those of the
 same name in other modules.
 """
 
@@ -39,7 +39,7 @@ def script(exported: Exported) -> str:
     h, task = exported.hyperparameters, exported.task.name
     chosen: dict[str, str] = {"METHODS": h.method, "OPTIMIZERS": h.optimizer, "SCHEDULES": h.schedule}
     chosen |= {"TARGET_TYPES": task, "TASKS": task}
-    return inlined("hpo.export.train_script", chosen)
+    return inlined("hpo.export.python_script_template", chosen)
 
 
 def content_of_script(exported: Exported) -> dict[str, Any]:

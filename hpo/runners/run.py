@@ -268,7 +268,7 @@ class _SearchRun(SearchParts):
             self.coordinator.prune_held_back()
 
     def _note_time_needed(self, before: float) -> None:
-        """Note the time that the search needs, if trials are paused and none has completed; `before` as in `_search`."""
+        """Note the time that a search needs, if trials are paused and none completed; `before` as in `_search`."""
         seconds = self.coordinator.default_seconds()
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds

@@ -97,7 +97,7 @@ def refuse_foreign(spec: Mapping[str, Any], source: str) -> None:
 
 
 def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
-    """Return the end of a message with the values of a `log_uniform`'s exponents, such as `min: 1e-05`; empty if unknown."""
+    """Return the end of a message with the values of the exponents of a `log_uniform`, as `min: 1e-05`; else empty."""
     # e**709 is about the largest float.
     exponents = [end for end in (spec.get("min"), spec.get("max")) if is_number(end) and abs(end) <= 709]
     if kind != "log_uniform" or len(exponents) < 2:

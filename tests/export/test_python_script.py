@@ -268,7 +268,7 @@ def test_it_is_a_plain_file_of_what_it_needs(exported: Exported, task: str, tmp_
 @pytest.mark.parametrize("task", TARGET_TYPES)
 def test_every_hyperparameter_is_decided_upon(task: str) -> None:
     """Read by the script, where it holds all of hpo that it may, or refused."""
-    text = inlined("hpo.export.train_script", {"TASKS": task})
+    text = inlined("hpo.export.python_script_template", {"TASKS": task})
     compile(text, "train.py", "exec")
     # Of LoRA it takes nothing.
     fields = [name for name in Hyperparameters.model_fields if not name.startswith("lora_")]

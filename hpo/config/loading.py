@@ -152,8 +152,8 @@ def _found_space(target: Mapping[str, Any], notes: list[str]) -> Any:
             "'space' is auto, which goes by the model, but none is given before an override of it; name a space, such "
             "as space: encoder."
         )
-    name, said = space_for(model)
-    notes.append(said)
+    name, note = space_for(model)
+    notes.append(note)
     return name
 
 
@@ -246,9 +246,9 @@ def load_study(
         if isinstance(named, str | Mapping) and named != AUTO:
             space = space_of(named, source if sweep else "of the study")
             if sweep:
-                usual, said = sweep.of_space(space)
+                usual, unused = sweep.of_space(space)
                 merge(study, usual, replace=False)
-                notes += said
+                notes += unused
     read = None
     with mistakes.gathered():
         read = read_model(StudyConfig, study, source, needed)

@@ -97,8 +97,8 @@ def read_model(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        said = dict.fromkeys(_sentences(model, error.errors(), needed or {}))
-        raise ConfigurationError(*(f"{source}: {sentence}" for sentence in said)) from None
+        sentences = dict.fromkeys(_sentences(model, error.errors(), needed or {}))
+        raise ConfigurationError(*(f"{source}: {sentence}" for sentence in sentences)) from None
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

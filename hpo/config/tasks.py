@@ -85,8 +85,8 @@ def unused_hyperparameters(task: str, values: Mapping[str, Any]) -> list[str]:
 def unused_sentence(task: str, names: Iterable[str]) -> str:
     """Return a sentence that settings with these names have no effect under a task, with the remedy."""
     facts = TASK_FACTS[task]
-    said = [f"method {facts.method}" if name == "method" else name for name in names]
-    return f"{facts.key} is {task}, which has no {facts.without}: leave out {', '.join(said)}."
+    settings = [f"method {facts.method}" if name == "method" else name for name in names]
+    return f"{facts.key} is {task}, which has no {facts.without}: leave out {', '.join(settings)}."
 
 
 def _text_of_scalar(value: Any) -> Any:

@@ -54,11 +54,11 @@ OF_LABELS, DECISIONS = "probabilities[:rows]", "probabilities[:rows] >= threshol
 class Score(NamedTuple):
     """A metric in the script."""
 
-    said: str
+    pred: str
     """Expression over the network's outputs that the metric takes."""
     function: str
     """Function of scikit-learn or scipy."""
-    call: str = "{}(true, said)"
+    call: str = "{}(true, pred)"
     """Call of the function."""
 
 
@@ -67,22 +67,22 @@ METRICS: Mapping[str, Mapping[str, Score]] = {
         "accuracy": Score(LABELS, "accuracy_score"),
         "balanced_accuracy": Score(LABELS, "balanced_accuracy_score"),
         "matthews": Score(LABELS, "matthews_corrcoef"),
-        "neg_log_loss": Score(PROBABILITIES, "log_loss", "-{}(true, said, labels=range(len(LABELS)))"),
-        "roc_auc": Score(PROBABILITIES, "roc_auc_score", '{}(true, said, multi_class="ovr")'),
+        "neg_log_loss": Score(PROBABILITIES, "log_loss", "-{}(true, pred, labels=range(len(LABELS)))"),
+        "roc_auc": Score(PROBABILITIES, "roc_auc_score", '{}(true, pred, multi_class="ovr")'),
         "average_precision": Score(PROBABILITIES, "average_precision_score"),
     },
     "regression": {
-        "pearson": Score(NUMBERS, "pearsonr", "{}(true, said).statistic"),
-        "spearman": Score(NUMBERS, "spearmanr", "{}(true, said).statistic"),
+        "pearson": Score(NUMBERS, "pearsonr", "{}(true, pred).statistic"),
+        "spearman": Score(NUMBERS, "spearmanr", "{}(true, pred).statistic"),
         "r2": Score(NUMBERS, "r2_score"),
-        "neg_rmse": Score(NUMBERS, "root_mean_squared_error", "-SD * {}(true, said)"),
-        "neg_mae": Score(NUMBERS, "mean_absolute_error", "-SD * {}(true, said)"),
+        "neg_rmse": Score(NUMBERS, "root_mean_squared_error", "-SD * {}(true, pred)"),
+        "neg_mae": Score(NUMBERS, "mean_absolute_error", "-SD * {}(true, pred)"),
     },
     "multi_label": {
         "accuracy": Score(DECISIONS, "accuracy_score"),
         "roc_auc": Score(OF_LABELS, "roc_auc_score"),
         "average_precision": Score(OF_LABELS, "average_precision_score"),
-        "neg_log_loss": Score(OF_LABELS, "log_loss", "-len(LABELS) * {}(true.ravel(), said.ravel(), labels=[0, 1])"),
+        "neg_log_loss": Score(OF_LABELS, "log_loss", "-len(LABELS) * {}(true.ravel(), pred.ravel(), labels=[0, 1])"),
     },
 }
 """Task -> metric -> its score; averages over labels are added by `_score`."""
@@ -110,7 +110,7 @@ def peft_script(exported: Exported, splits: Splits) -> str:
         fits_to_training=_fits_to_training(task, splits),
         words=_word_tokens(exported, task) if isinstance(task, LabelWords) else None,
         needed=needs(exported),
-        said=score.said,
+        pred=score.pred,
         function=score.function,
         call=score.call.format(score.function),
         attention=ATTENTION,
@@ -198,11 +198,11 @@ def _score(name: str, task: Classification | Regression | MultiLabel) -> Score:
     if score in (*SCORES, *RATIOS) and mean in ("", *MEANS):
         of = f'average="{mean}", labels=range(len(LABELS))' if mean else f"pos_label={positive}"
         beta = f"beta={metric.beta}, " if score == "fbeta" else ""
-        said = DECISIONS if isinstance(task, MultiLabel) else LABELS
-        return Score(said, f"{score}_score", f"{{}}(true, said, {beta}{of}, zero_division=0)")
+        pred = DECISIONS if isinstance(task, MultiLabel) else LABELS
+        return Score(pred, f"{score}_score", f"{{}}(true, pred, {beta}{of}, zero_division=0)")
     found = METRICS[name][metric.name]
     if positive is not None and metric.name in ("roc_auc", "average_precision"):
-        return Score(f"{found.said}[:, {positive}]", found.function, f"{{}}(true == {positive}, said)")
+        return Score(f"{found.pred}[:, {positive}]", found.function, f"{{}}(true == {positive}, pred)")
     return found
 
 

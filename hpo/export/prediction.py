@@ -148,21 +148,21 @@ def _read_trained_model(folder: Path) -> TrainedModel:
     if (beside := folder / ADAPTER_FACTS).is_file():
         return read_model(TrainedModel, _read_json(beside), str(beside))
     file = folder / "config.json"
-    said = _read_json(file) if file.exists() else {}
-    if CONFIG_KEY not in said:
+    content = _read_json(file) if file.exists() else {}
+    if CONFIG_KEY not in content:
         raise ConfigurationError(
             f"{folder} is not a model of hpo train, which says in config.json, or of an adapter in {ADAPTER_FACTS}, by "
             "which column, length and precision its texts are read; name a folder that hpo train --output wrote."
         )
-    return read_model(TrainedModel, said[CONFIG_KEY], str(file))
+    return read_model(TrainedModel, content[CONFIG_KEY], str(file))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"Cannot read {file}: {error}.") from None
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
@@ -182,8 +182,8 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length, model.head.prompt)
     split = TokenizedSplit(tokens=tokens, targets=np.zeros(len(written), dtype=np.int64))
     precision = asked.trained.precision if compute.precision == "auto" else compute.precision
-    said = outputs(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
-    return _csv(asked, task.columns(task.predictions(said)))
+    found = outputs(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
+    return _csv(asked, task.columns(task.predictions(found)))
 
 
 def _opened(asked: PredictionInput, task: Task[Any], device: torch.device) -> Backbone:

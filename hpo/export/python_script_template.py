@@ -203,14 +203,14 @@ def steps_of(config: Any, model: Any, part: Part, criterion: Any, most: int) -> 
 def evaluated(model: TrialModel, task: Any, scored: Part, fitted_to: Part) -> tuple[float, Any]:
     """Return the score, and the fitted values; None if the task fits nothing."""
 
-    def said_of(tokens: Tokens, targets: NDArray[Any]) -> Any:
+    def predictions_of(tokens: Tokens, targets: NDArray[Any]) -> Any:
         return task.with_targets(targets, task.predictions(model.answers(tokens)))
 
-    said, fitted = said_of(*scored), None
+    predictions, fitted = predictions_of(*scored), None
     if isinstance(task, Fits):
-        fitted = task.fit(said if fitted_to is scored else said_of(*fitted_to))
-        said = task.with_fitted(said, fitted)
-    return task.score(said), fitted
+        fitted = task.fit(predictions if fitted_to is scored else predictions_of(*fitted_to))
+        predictions = task.with_fitted(predictions, fitted)
+    return task.score(predictions), fitted
 
 
 def rows_of(config: Any) -> Splits:
@@ -303,8 +303,8 @@ def main(words: Sequence[str] | None = None) -> None:
         found = train(config, asked.output, torch.device(asked.device), most)
     except (HpoError, Diverged) as error:
         raise SystemExit(str(error)) from None
-    said = {"metric": config.metric, "score": found, "in_the_search": config.score}
-    print(json.dumps(said | {"folder": str(asked.output)}))
+    result = {"metric": config.metric, "score": found, "in_the_search": config.score}
+    print(json.dumps(result | {"folder": str(asked.output)}))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def _adamw(values: Hyperparameters) -> Arguments:
 
 
 def _rmsprop(values: Hyperparameters) -> Arguments:
-    said = f"alpha={values.alpha},eps={values.epsilon},momentum={values.momentum}"
-    return {"optim": "rmsprop", "optim_args": said}
+    options = f"alpha={values.alpha},eps={values.epsilon},momentum={values.momentum}"
+    return {"optim": "rmsprop", "optim_args": options}
 
 
 OPTIMIZERS: Mapping[str, Writer] = {
@@ -50,8 +50,8 @@ def _polynomial(values: Hyperparameters, power: float | None = None) -> Argument
     if values.final_rate_ratio == 1:
         return CONSTANT  # They refuse a fall that ends where it begins.
     end = values.learning_rate * (values.final_rate_ratio or 0.0)
-    said = {"lr_end": end, "power": values.power if power is None else power}
-    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": said}
+    options = {"lr_end": end, "power": values.power if power is None else power}
+    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": options}
 
 
 def _cosine(values: Hyperparameters) -> Arguments:
@@ -177,7 +177,7 @@ THRESHOLDS = {"one": "one for all of largest pooled F1", "per_label": "for each 
 def left_to_do(exported: Exported) -> list[str]:
     """Return sentences on the parts of the training that TrainingArguments cannot express."""
     towards = TARGETS[exported.task.name].format(thresholds=THRESHOLDS[exported.task.thresholds])
-    said = [
+    sentences = [
         f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; {towards}; "
         f"compute_metrics is to return {exported.metric!r}.",
         f"The model is {exported.model.name}, its head drawn anew also where it has one that fits; the texts are those "
@@ -186,8 +186,8 @@ def left_to_do(exported: Exported) -> list[str]:
         "CUDA_VISIBLE_DEVICES=0, or start a process for each with torchrun, which share a batch.",
     ]
     if _precision(exported).get("use_cpu"):
-        said.append("The search ran in bf16 on a CPU, so they say use_cpu; leave that out to train on a GPU.")
-    return said
+        sentences.append("The search ran in bf16 on a CPU, so they say use_cpu; leave that out to train on a GPU.")
+    return sentences
 
 
 def _precision(exported: Exported) -> Arguments:

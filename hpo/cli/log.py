@@ -57,10 +57,10 @@ class _Notes(logging.Handler):
         self._log, self._screen = log, screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = record.getMessage()
-        self._log.note(f"{record.levelname.lower()}: {said}")
+        message = record.getMessage()
+        self._log.note(f"{record.levelname.lower()}: {message}")
         if record.levelno >= logging.WARNING:
-            self._screen.note(said)
+            self._screen.note(message)
 
 
 @contextmanager

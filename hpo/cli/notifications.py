@@ -73,8 +73,8 @@ class Notifier(TrialCounts):
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Exception) and self.metric:
             # The message of an unknown error may contain a text of the user's data.
-            said = str(error) if isinstance(error, HpoError) else type(error).__name__
-            self._say(f"the search ended with an error: {said}")
+            reason = str(error) if isinstance(error, HpoError) else type(error).__name__
+            self._say(f"the search ended with an error: {reason}")
         with self._changed:
             self._closed = True
             self._changed.notify()

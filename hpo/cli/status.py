@@ -204,8 +204,8 @@ def _line(event: "Event") -> str:
 
 def _detail(detail: Mapping[str, Any]) -> str:
     """Return the worker and the reason of an event, on one line."""
-    said = [str(detail[key]).strip() for key in ("worker", "why", "reason") if detail.get(key)]
-    return f": {', '.join(said)}" if said else ""
+    parts = [str(detail[key]).strip() for key in ("worker", "why", "reason") if detail.get(key)]
+    return f": {', '.join(parts)}" if parts else ""
 
 
 def _ago(moment: float, now: float) -> str:

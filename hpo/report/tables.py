@@ -51,8 +51,8 @@ def scored(score: float | None) -> str:
 def counts(results: StudyResults) -> str:
     """Return the number of trials, in total and by state, in words."""
     states = Counter(trial.state for trial in results.trials)
-    said = [f"{states[state]} {name}" for state, name in STATES.items() if states[state] or state == "COMPLETE"]
-    return f"{counted(len(results.trials), 'trial')}: {', '.join(said)}"
+    parts = [f"{states[state]} {name}" for state, name in STATES.items() if states[state] or state == "COMPLETE"]
+    return f"{counted(len(results.trials), 'trial')}: {', '.join(parts)}"
 
 
 def unconfirmed(data: ReportData) -> tuple[str, ...]:

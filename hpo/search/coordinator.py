@@ -202,12 +202,12 @@ class Coordinator:
             self._store.set_space(self._record.space)
             self._endings.requeue_running()
             self._keep_deadline()
-        said = take_over(self._store, self._space, self._config, self._earlier, metric)
+        notes = take_over(self._store, self._space, self._config, self._earlier, metric)
         self.forecasts.learn(self._store.attempts.reached(), self._store.attempts.micro_batch_sizes())
         limits, budget = self.limits, self._config.budget
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
         self._store.events.add("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
-        return said
+        return notes
 
     def results(self) -> StudyResults:
         """Return the results of the study so far."""

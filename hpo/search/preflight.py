@@ -65,8 +65,8 @@ def space_of_study(config: StudyConfig) -> SearchSpace:
     used = [one for one in space.parameters if one.name not in idle]
     fitting = [_without(one, method) if replace(one, when=()) in shipped else one for one in used]
     left_out = [*idle, *([] if fitting == used else [f"method {method}"])]
-    said = f"Space {space.name} is searched without {', '.join(left_out)}, which {task} does not use."
-    return replace(space, parameters=tuple(fitting), notes=(*space.notes, *([said] if left_out else [])))
+    note = f"Space {space.name} is searched without {', '.join(left_out)}, which {task} does not use."
+    return replace(space, parameters=tuple(fitting), notes=(*space.notes, *([note] if left_out else [])))
 
 
 def _without(parameter: Parameter, method: str) -> Parameter:
@@ -79,8 +79,8 @@ def _without(parameter: Parameter, method: str) -> Parameter:
 def _named_space(config: StudyConfig) -> SearchSpace:
     if config.space != AUTO:
         return space_of(config.space)
-    name, said = space_for(config.model.model_dump())
-    return replace(load_space(name), notes=(said,))
+    name, note = space_for(config.model.model_dump())
+    return replace(load_space(name), notes=(note,))
 
 
 def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:

@@ -153,12 +153,12 @@ def _is_widened(name: str, before: Mapping[str, Any], now: Mapping[str, Any] | N
 
 def _other_data(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return the sentence that the data differ, with the reason if known: old versions kept no rows for the verdict."""
-    said = "data: the texts, labels or splits are not the same"
+    sentence = "data: the texts, labels or splits are not the same"
     before, after = _kept_share(stored), _kept_share(now)
     if before == after:
-        return said
+        return sentence
     kept = f"{before:.3g} of validation was kept for the confirmation, now {after:.3g} would be"
-    return f"{said}: {kept}, by confirmation.validation_share (0 where finalists is 0)"
+    return f"{sentence}: {kept}, by confirmation.validation_share (0 where finalists is 0)"
 
 
 def _kept_share(configuration: Mapping[str, Any]) -> float:

@@ -62,16 +62,16 @@ def take_over(
     Raises:
         ConfigurationError: a study of another task or metric.
     """
-    found, said = [_carried(study, space, config, metric) for study in earlier], []
+    found, sentences = [_carried(study, space, config, metric) for study in earlier], []
     for study, (taken, sentence) in zip(earlier, found, strict=True):
         store.events.add(WARM_START_EVENT, study=study.reference, reason=sentence, trials=taken)
         tried = _enqueue_best(store, taken)
         tells = f" The best {tried} of them are tried after the default." if tried else ""
-        said.append(sentence + _unlearned(config, space, taken) + tells)
+        sentences.append(sentence + _unlearned(config, space, taken) + tells)
     sampler = store.study.sampler
     if sampler_of(config, space) in LEARNING and isinstance(sampler, PerTrialSampler):
         sampler.earlier = _recorded(store, space)
-    return said
+    return sentences
 
 
 def carried_notes(earlier: Sequence[EarlierStudy], space: SearchSpace, config: StudyConfig, metric: str) -> list[str]:

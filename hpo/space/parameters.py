@@ -96,9 +96,9 @@ def describe_factors(factors: Factors) -> str:
 def _described(table: Mapping[str, Any]) -> str:
     sharing: dict[str, list[str]] = {}
     for value, factor in table.items():
-        said = f"[{describe_factors(factor)}]" if isinstance(factor, Mapping) else as_yaml(factor)
-        sharing.setdefault(said, []).append(value)
-    return ", ".join(f"{said} ({', '.join(values)})" for said, values in sharing.items())
+        text = f"[{describe_factors(factor)}]" if isinstance(factor, Mapping) else as_yaml(factor)
+        sharing.setdefault(text, []).append(value)
+    return ", ".join(f"{text} ({', '.join(values)})" for text, values in sharing.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

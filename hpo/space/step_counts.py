@@ -67,7 +67,7 @@ class CountParameter:
             for batch in batch_sizes
             for passes in epochs
         }
-        lines = "; ".join(f"{self._said(shares)} {said}".rstrip() for said, shares in cases.items())
+        lines = "; ".join(f"{self._described(shares)} {case}".rstrip() for case, shares in cases.items())
         fitting = sorted({share for shares in cases.values() for share in shares if self._fits(share)})
         advice = f"write `{self.share}: {self._spec(fitting)}`" if fitting else f"leave it out, or write `{self.share}`"
         return (
@@ -76,7 +76,7 @@ class CountParameter:
             f"{advice}."
         )
 
-    def _said(self, shares: Iterable[float]) -> str:
+    def _described(self, shares: Iterable[float]) -> str:
         """Return shares as text, with a remark on one that is too large."""
         too_much = "more than there are"
         return listed(
@@ -99,9 +99,9 @@ def _steps(rows: int, batch: Number, epochs: Number) -> int:
     return math.ceil(rows / batch) * int(epochs)
 
 
-def listed(said: Iterable[str]) -> str:
+def listed(items: Iterable[str]) -> str:
     """Return for example `1, 2 and 3`, without duplicates."""
-    *most, last = dict.fromkeys(said)
+    *most, last = dict.fromkeys(items)
     return f"{', '.join(most)} and {last}" if most else last
 
 

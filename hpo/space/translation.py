@@ -179,16 +179,16 @@ class Translation:
 
     def note_rest(self) -> None:
         """Add one note each on what was left out, what is given elsewhere, and the meaning of a fixed seed."""
-        said = []
+        notes = []
         if self._left:
-            said.append(f"Left out, as it belongs to the script or is set elsewhere here: {', '.join(self._left)}.")
+            notes.append(f"Left out, as it belongs to the script or is set elsewhere here: {', '.join(self._left)}.")
         if self._elsewhere:
-            said.append(f"The model and the texts are those of --model and --train, not of {listed(self._elsewhere)}.")
+            notes.append(f"The model and the texts are those of --model and --train, not of {listed(self._elsewhere)}.")
         seeds = _listed_values(self.parameters.get("seed"))
         if len(seeds) == 1 and seeds != [None]:
-            said.append(f"The seed {seeds[0]} becomes that of every trial.")
-        if said:
-            self._note(" ".join(said))
+            notes.append(f"The seed {seeds[0]} becomes that of every trial.")
+        if notes:
+            self._note(" ".join(notes))
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
@@ -220,11 +220,11 @@ class Translation:
 
     def _note_words(self, spec: Any, worded: Mapping[str, Any]) -> None:
         """Add a note if a distribution was translated."""
-        said = _distribution(spec)
-        if said == "randint":
+        kind = _distribution(spec)
+        if kind == "randint":
             self._note("randint is taken for int_uniform, its upper end left out.")
-        elif said != worded.get("distribution") and "distribution" in worded:
-            self._note(f"{said or 'log: true'} is taken for {worded['distribution']}.")
+        elif kind != worded.get("distribution") and "distribution" in worded:
+            self._note(f"{kind or 'log: true'} is taken for {worded['distribution']}.")
 
     def _conditions(self, when: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for parent, values in when.items():
@@ -258,16 +258,16 @@ def _worded(spec: Any) -> Any:
     if not isinstance(spec, Mapping):
         return spec
     read = {key if SPEC_KEYS.get(str(key), key) in spec else SPEC_KEYS[str(key)]: one for key, one in spec.items()}
-    said = str(read.get("distribution"))
-    if said in DISTRIBUTIONS:
-        read["distribution"] = DISTRIBUTIONS[said]
+    kind = str(read.get("distribution"))
+    if kind in DISTRIBUTIONS:
+        read["distribution"] = DISTRIBUTIONS[kind]
     if isinstance(read.get("log"), bool):
         log = read.pop("log")
         if log and read.get("distribution") in (None, "uniform"):
             read["distribution"] = "log_uniform_values"
         elif log:
             read["log"] = True
-    if said == "randint" and isinstance(read.get("max"), int):
+    if kind == "randint" and isinstance(read.get("max"), int):
         read["max"] -= 1
         if read["max"] == read.get("min"):
             read = {"value": read["max"]}

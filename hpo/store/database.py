@@ -117,8 +117,8 @@ def translated(url: URL) -> Iterator[None]:
     except (exc.SQLAlchemyError, StorageInternalError) as error:
         # Optuna wraps SQLAlchemy's error, which wraps the database's own; the innermost is the most informative.
         wrapped = error.__cause__ if isinstance(error, StorageInternalError) else error
-        said = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
-        words = said[0].rstrip(".") if said else type(wrapped).__name__
+        lines = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
+        words = lines[0].rstrip(".") if lines else type(wrapped).__name__
         kind = StoreUnavailableError if _may_pass(wrapped, words) else StoreError
         raise kind(f"The store {without_password(url)} failed: {words}.") from error
 

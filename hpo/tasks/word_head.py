@@ -282,13 +282,13 @@ def _refuse_words(words: Mapping[str, str], spelled: Sequence[Word], tokenizer: 
     of_tokens: dict[Word, str] = {}
     mistakes = []
     for (label, word), tokens in zip(words.items(), spelled, strict=True):
-        said = f"task.label_words: the word of {label!r}, {word!r}, "
+        start = f"task.label_words: the word of {label!r}, {word!r}, "
         if not word.strip() or not tokens or tokenizer.unk_token_id in tokens:
-            mistakes.append(f"{said}has no tokens that the model knows; give another.")
+            mistakes.append(f"{start}has no tokens that the model knows; give another.")
         elif masked and len(tokens) > 1:
-            mistakes.append(f"{said}has {len(tokens)} tokens, but a masked model has room for one; give another.")
+            mistakes.append(f"{start}has {len(tokens)} tokens, but a masked model has room for one; give another.")
         elif (other := of_tokens.setdefault(tokens, label)) != label:
-            mistakes.append(f"{said}has the same tokens as that of {other!r}; give another.")
+            mistakes.append(f"{start}has the same tokens as that of {other!r}; give another.")
     if mistakes:
         raise ConfigurationError(*mistakes)
 

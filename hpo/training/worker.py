@@ -308,12 +308,12 @@ class Worker:
         """Advance each run to its next batch, unless it waits for one, and return its messages."""
         messages: list[Message] = []
         for trial in [trial for trial in self._runs if trial not in self._waiting]:
-            said = self._runs[trial].advance(self._answers.pop(trial, None))
-            if isinstance(said, SlotBatch):
-                self._waiting[trial] = said
+            message = self._runs[trial].advance(self._answers.pop(trial, None))
+            if isinstance(message, SlotBatch):
+                self._waiting[trial] = message
                 continue
-            messages.append(said)
-            if isinstance(said, Outcome):
+            messages.append(message)
+            if isinstance(message, Outcome):
                 del self._runs[trial]
         return messages
 

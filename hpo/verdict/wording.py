@@ -155,17 +155,17 @@ def _failures(verdict: Verdict) -> str:
 def _rows(verdict: Verdict) -> str:
     """Name the rows that were scored, and the selection bias that was subtracted."""
     which = "validation rows that the search never saw" if verdict.unseen else "rows that the search chose by"
-    said = f"These scores are on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
+    start = f"These scores are on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
     bias = amount(verdict.metric, verdict.selection_bias)
     if bias == amount(verdict.metric, 0.0):
-        return f"{said}." if verdict.unseen else f"{said}; by simulation their selection bias is negligible."
+        return f"{start}." if verdict.unseen else f"{start}; by simulation their selection bias is negligible."
     if verdict.unseen:
         return (
-            f"{said}. The winner has no runs but those that decided the race; by simulation {bias} of their mean are "
+            f"{start}. The winner has no runs but those that decided the race; by simulation {bias} of their mean are "
             "selection bias, and were subtracted."
         )
     return (
-        f"{said}. By simulation {bias} of the winner's mean are selection bias, and were subtracted from its score, "
+        f"{start}. By simulation {bias} of the winner's mean are selection bias, and were subtracted from its score, "
         "its interval and its lead."
     )
 

@@ -307,7 +307,7 @@ def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[Frozen
             number=number,
             state=state,
             value=None,
-            values=[value for _, value in sorted(values[row].items())] or None,
+            values=[one for _, one in sorted(values[row].items())] or None,
             datetime_start=_local(started),
             datetime_complete=_local(completed),
             params={name: known.to_external_repr(internal) for name, (known, internal) in params[row].items()},

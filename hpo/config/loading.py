@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from string import punctuation
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,6 +24,8 @@ from hpo.space.space_file import AUTO, read_space, space_for, space_of
 
 FIELDS = Hyperparameters.model_fields
 RANGE = ("min", "max", "distribution", "q")
+SIGNS = frozenset(punctuation) - {"~"}
+"""Values of overrides that are texts, such as separators, though most of them are no YAML. `~` is null."""
 # Key that an override sets in a parameter's spec -> keys that it removes: other kinds of values, the old source.
 REPLACES: Mapping[str, tuple[str, ...]] = {
     "value": ("values", "default", "relative_to", "source", *RANGE),
@@ -56,7 +59,7 @@ def apply_override(target: dict[str, Any], override: str, keys: Collection[str])
         )
     notes = list[str]()
     path = find_path(target, dotted, keys, notes)
-    set_path(target, path, parse_yaml(text, f"the value of {dotted}"), keys)
+    set_path(target, path, text if text in SIGNS else parse_yaml(text, f"the value of {dotted}"), keys)
     return notes + alias_note(dotted, ".".join(path))
 
 
@@ -131,7 +134,7 @@ def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
     if "space" in keys and not misspelt(dotted, keys) and isinstance(entry := meaning(dotted, FIELDS), Alias):
         advice = f"Here it is space.{entry.ours}, as in space.{entry.ours}.value=..."
     else:
-        advice = nearest(path[0], first, keys)
+        advice = nearest(path[0], first or keys, keys)
     raise ConfigurationError(f"Unknown key {path[0]!r} in {dotted!r}. {advice}")
 
 
@@ -193,7 +196,7 @@ SECTIONS = StudyConfig.model_fields
 
 
 def load_config(
-    path: Path | None = None, values: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+    path: Path | str | None = None, values: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
 ) -> StudyConfig:
     """Read a study file, and apply `values` and then `overrides` such as `budget.trials=40`.
 
@@ -206,7 +209,7 @@ def load_config(
     Raises:
         ConfigurationError: lists all unknown keys and invalid values.
     """
-    return load_study(path, values, overrides)[0]
+    return load_study(None if path is None else Path(path), values, overrides)[0]
 
 
 def load_study(

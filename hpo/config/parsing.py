@@ -120,19 +120,24 @@ def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: 
     keys = dotted_keys(model)
     # Pydantic does not call a default factory that depends on an invalid field.
     reported = [detail for detail in details if detail["type"] != "default_factory_not_called"]
-    by_key = {".".join(_place(model, detail["loc"])[0]): detail for detail in reversed(reported)}
+
+    def key_of(detail: ErrorDetails) -> str:
+        return ".".join(_place(model, detail["loc"])[0])
+
+    by_key = {key_of(detail): detail for detail in reversed(reported)}
+    words = {key_of(one): one["ctx"]["expected"] for one in reported if one["type"] == "literal_error"}
     meant = {
         one for key, detail in by_key.items() if detail["type"] == "extra_forbidden" for one in misspelt(key, keys)
     }
     for key, detail in reversed(by_key.items()):
         if detail["type"] != "missing":
-            yield _sentence(model, detail, keys)
+            yield _sentence(model, detail, keys, words.get(key))
         elif not any(one == key or one.startswith(f"{key}.") for one in meant):
             yield needed.get(key, f"{key!r} is missing.")
 
 
-def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str]) -> str:
-    """Return a sentence on one wrong value: the rule, the value, the choices."""
+def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str], words: str | None) -> str:
+    """Return a sentence on one wrong value: the rule, the value, the choices, among them `words` beside other values."""
     path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
     shown = "(not shown)" if path and path[0] in SECRETS else repr(value)
@@ -148,7 +153,8 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str])
             return f"{detail['ctx']['error']}"
         case _:
             rule = detail["msg"][0].lower() + detail["msg"][1:]
-            return f"{name!r} is {shown}, but {rule.replace('input should', 'it should')}."
+            rule = rule.replace("input should", "it should") + (f", or {words}" if words else "")
+            return f"{name!r} is {shown}, but {rule}."
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

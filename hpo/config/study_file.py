@@ -48,9 +48,8 @@ FOLD_PRUNERS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
 
 Name = Annotated[str, AfterValidator(checked_study_name)]
-LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
+LocalPath = Annotated[str, BeforeValidator(lambda one: os.path.expanduser(one) if isinstance(one, str | Path) else one)]
 """A path or another name; a leading `~` is expanded to the home folder, because no shell does it in study files."""
-DataPath = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Moment = Annotated[
     str, BeforeValidator(lambda moment: str(moment) if isinstance(moment, date) else moment), AfterValidator(_moment)
@@ -82,11 +81,11 @@ class DataConfig(Typed):
     """Labelled texts. A source is a file (its ending tells the format), a pattern of several such as `part-*.csv`, a
     folder that `datasets` saved, or `hf://OWNER/NAME?configuration=NAME&split=NAME` on the hub."""
 
-    train: DataPath
+    train: LocalPath
     """Texts to train on."""
-    validation: DataPath | None = None
+    validation: LocalPath | None = None
     """Texts to score trials on. Null splits them off `train`."""
-    test: DataPath | None = None
+    test: LocalPath | None = None
     """Texts read once, after the search. Null splits them off `train` if `test_fraction` is above 0."""
     text_column: str | None = None
     """Column of the text; detected if not given."""
@@ -94,7 +93,7 @@ class DataConfig(Typed):
     """Column of the second text, for tasks on pairs of texts."""
     label_column: str | None = None
     """Column of the label, or of the number for a regression; detected if not given."""
-    label_columns: tuple[str, ...] = ()
+    label_columns: Texts = ()
     """`multi_label`: one column of 0 and 1 for each label, instead of one column that lists the labels."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
     """`multi_label`: separator of the labels in a cell that is not a JSON list; an empty cell means no labels."""

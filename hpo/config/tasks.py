@@ -136,7 +136,7 @@ class TaskConfig(Typed):
     predicted labels or numbers (not for `multi_label`)."""
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
     """Weight of recall relative to precision in `fbeta` and its averages over classes."""
-    positive_label: str | None = None
+    positive_label: Annotated[str, BeforeValidator(_text_of_scalar)] | None = None
     """The positive label of two. Null for the larger of two numbers, or true, yes, positive, pos or spam, or otherwise
     the label that is rarer in training."""
     thresholds: Literal["one", "per_label"] = "one"

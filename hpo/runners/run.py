@@ -86,6 +86,11 @@ def run(
     Raises:
         HpoError: with one sentence, as listed in `hpo.errors`; nothing that was stored is lost.
     """
+    if not isinstance(config, StudyConfig):
+        raise ConfigurationError(
+            f"hpo.run takes a study, but got a {type(config).__name__}; read one with hpo.load_config(PATH), or make "
+            "one with hpo.load_config(values=...)."
+        )
     callback, stop = callback or SearchCallback(), stop or Event()
     if not searches:
         _refuse_unsearched(config)

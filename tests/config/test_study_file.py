@@ -81,6 +81,11 @@ def test_a_dotted_key_is_read_as_nested_keys(tmp_path: Path) -> None:
     assert load_config(values={"study": "s", "model.name": "m", "Data.Train": "t.csv"}).data.train == "t.csv"
 
 
+def test_paths_may_be_texts_or_paths(tmp_path: Path) -> None:
+    study = load_config(str(study_file(tmp_path, WHOLE)), {"model": {"name": tmp_path}, "space": tmp_path / "s.yaml"})
+    assert (study.model.name, study.space) == (str(tmp_path), str(tmp_path / "s.yaml"))
+
+
 def test_overrides_replace_values_and_later_ones_earlier_ones(tmp_path: Path) -> None:
     overrides = ["budget.trials=5", "budget.trials=6", "model.name=other=model", "task.metric=off", "seed=1"]
     study = load_config(study_file(tmp_path, WHOLE), {"budget": {"trials": 3}}, overrides)
@@ -96,9 +101,11 @@ def test_overrides_replace_values_and_later_ones_earlier_ones(tmp_path: Path) ->
         ("data.strict=true", ("data", "strict"), True),
         ("data.train=/a b/c.csv", ("data", "train"), "/a b/c.csv"),
         (" budget.trials = 9", ("budget", "trials"), 9),
+        ("task.positive_label=0", ("task", "positive_label"), "0"),
+        *((f"data.delimiter={sign}", ("data", "delimiter"), sign) for sign in ",|&*#%:"),
     ],
 )
-def test_the_value_of_an_override_is_yaml(override: str, path: tuple[str, str], expected: object) -> None:
+def test_the_value_of_an_override_is_yaml_or_a_sign(override: str, path: tuple[str, str], expected: object) -> None:
     study = load_config(values=MINIMAL, overrides=[override])
     assert getattr(getattr(study, path[0]), path[1]) == expected
 
@@ -207,6 +214,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"budget": {"trails": 3}},
         "study: unknown key 'budget.trails'. Did you mean 'budget.trials'? Known: budget.gpu_hours, ",
     ),
+    (
+        {"compute": {"slots": "two"}},
+        "study: 'compute.slots' is 'two', but it should be a valid integer, unable to parse string as an integer, or "
+        "'auto'.",
+    ),
     ({"budget": {"trials": 0}}, "study: 'budget.trials' is 0, but it should be greater than or equal to 1."),
     ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
     ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),
@@ -259,7 +271,7 @@ BAD_OVERRIDES = [
     ("bugdet.trials=3", "Unknown key 'bugdet' in 'bugdet.trials'. Did you mean 'budget'?"),
     ("budget.trails=3", "study: unknown key 'budget.trails'. Did you mean 'budget.trials'?"),
     ("seed.of=3", "The override of 'seed.of' leads into 'seed', which is a single value and has no keys."),
-    ("budget.trials={", "the value of budget.trials is not valid YAML"),
+    ("budget.trials={a", "the value of budget.trials is not valid YAML"),
     ("space.learning_rat.max=1", "The space has no parameter 'learning_rat'. Did you mean 'learning_rate'?"),
     (
         "space.learning_rate.max.x=1",

@@ -9,7 +9,7 @@ import pytest
 from hpo.cli.tables import single_prediction
 from hpo.config.parsing import parse_yaml
 from hpo.config.study_file import StudyConfig
-from hpo.errors import ModelError, StudyMismatchError, TrainingError
+from hpo.errors import ConfigurationError, ModelError, StudyMismatchError, TrainingError
 from hpo.export.configs import configuration_of, stored_verdict, to_json, to_yaml
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Report
 from hpo.objective import FineTuneObjective
@@ -60,6 +60,11 @@ def test_a_search_trains_its_budget_and_hands_back_the_best(config: StudyConfig)
     assert results.trials[0].configuration["learning_rate"] == 1e-2
     assert results.best.seconds is not None
     assert results.best.seconds > 0
+
+
+def test_what_is_no_study_is_told_in_a_sentence(config: StudyConfig) -> None:
+    with pytest.raises(ConfigurationError, match=r"hpo\.run takes a study, but got a dict; read one with hpo\.load_c"):
+        run(config.model_dump())  # type: ignore[arg-type]
 
 
 def test_a_study_keeps_the_evaluations_it_was_begun_with(config: StudyConfig) -> None:

@@ -15,11 +15,13 @@ OTHER = "other"
 """Label into which rare labels are merged; an existing label of that name is included."""
 
 
-def refuse_one_class(train: Examples, kind: TargetType) -> None:
-    """Refuse training rows whose labels are all the same."""
-    names = set(train.labels)
-    if len(names) < 2:
-        raise DataError(f"All {train.rows:,} training rows have the label {listed_labels(names)}; {kind.needs}.")
+def refuse_one_class(name: str, examples: Examples, kind: TargetType) -> None:
+    """Refuse a split, called `name` in the message, whose rows all have the same labels, or the same number."""
+    cells = set(examples.labels)
+    if len(cells) < 2:
+        held = listed_labels(kind.label_counts([*cells]) if kind.of_sets else cells)
+        told = f"the {kind.word} {held}" if held else f"no {kind.word}"
+        raise DataError(f"All {examples.rows:,} {name} rows have {told}; {kind.needs}.")
 
 
 def refuse_rare_classes(train: Examples, kind: TargetType, least: int, purpose: str, remedy: str = "") -> None:
@@ -85,6 +87,7 @@ def refuse_unscored_classes(train: Examples, validation: Examples, kind: TargetT
             f"Validation has no row of {listed_labels(unscored)}, so training on that label could not be "
             "scored; add such rows, or leave the label out."
         )
+    refuse_one_class("validation", validation, kind)
 
 
 def without_rare(

@@ -93,9 +93,12 @@ def joined_label_columns(table: Table, names: Sequence[str], spelled: Spelling) 
     ]
     _refuse(mistakes, f"The columns of {table.source} that data.label_columns names must hold 0 or 1")
     sets: Cells = [[name for name in names if FLAGS[columns[name][row]]] for row in range(table.rows)]
-    joint = ", ".join(names)
+    joint, notes = ", ".join(names), table.notes
+    if unused := [name for name in names if not any(FLAGS[cell] for cell in columns[name])]:
+        notes += (f"{table.called}: columns of data.label_columns without a 1: {', '.join(map(repr, unused))}.",)
     kept = (*(name for name in table.names if name not in names), joint)
-    return replace(table, names=kept, column=lambda name: sets if name == joint else table.column(name)), joint
+    column = table.column
+    return replace(table, names=kept, column=lambda name: sets if name == joint else column(name), notes=notes), joint
 
 
 def _refuse(mistakes: Sequence[str], rule: str) -> None:
@@ -140,6 +143,8 @@ class TargetType:
     """Return the strata, of which every split, sample and fold gets its share."""
     needs: str
     """Remedy for a column with a single value, as in an error message."""
+    word: str = "label"
+    """What a cell holds, as in an error message."""
     replaced: Callable[[str, Collection[str], Sequence[str]], str] = _one_replaced
     """Return a cell with some labels replaced by others; empty if none is left."""
     refuse: Callable[[Mapping[str, Sequence[str]]], None] = lambda _: None
@@ -169,14 +174,14 @@ def _refuse_no_numbers(cells: Mapping[str, Sequence[str]]) -> None:
     ]
     if listed:
         raise DataError(
-            f"task.name is regression, which needs a number in each row of the label column, but "
+            f"task.name is regression, which needs a number such as -1234.5 in each row of the label column, but "
             f"{' and '.join(listed)}; mend these rows, or name another data.label_column."
         )
     train = cells["training"]
-    if len({float(cell) for cell in train}) < 2:
+    if np.ptp([float(cell) for cell in train]) ** 2 == 0:
         raise DataError(
-            f"All {len(train):,} training rows have the number {train[0]}; regression needs two of them, so that there "
-            "is something to learn."
+            f"All {len(train):,} training rows have the number {train[0]}, or almost; regression needs two of them, so "
+            "that there is something to learn."
         )
 
 
@@ -188,7 +193,11 @@ def _is_number(cell: str) -> bool:
 
 
 NUMBER = TargetType(
-    labels_of=lambda _: (), strata=quantiles, needs="regression needs two numbers", refuse=_refuse_no_numbers
+    labels_of=lambda _: (),
+    strata=quantiles,
+    needs="regression needs two numbers",
+    word="number",
+    refuse=_refuse_no_numbers,
 )
 MULTI_LABEL = TargetType(
     labels_of=labels_in,

@@ -74,11 +74,26 @@ def read_examples(
     if known is not None:
         text, pair, label = known.text, known.pair, known.label
     if config.label_columns:
+        _refuse_second_role(config)
         table, label = joined_label_columns(table, config.label_columns, _spelled)
     columns = find_columns(table, text=text, pair=pair, label=label, group=config.group_column)
     examples, notes = _cleaned(table, columns, config.label_separator if of_sets else None, strict=config.strict)
     found = (_columns_note(table, columns),) if columns.detected else ()
     return Source(examples=examples, columns=columns, notes=(*found, *table.notes, *notes))
+
+
+def _refuse_second_role(config: DataConfig) -> None:
+    """Refuse a label column beside `data.label_columns`, and another role for one of these."""
+    keys = [key for key in ("text_column", "text_pair_column", "group_column") if getattr(config, key)]
+    mistakes = [
+        f"Column {getattr(config, key)!r} is named by data.label_columns and by data.{key}; name another."
+        for key in keys
+        if getattr(config, key) in config.label_columns
+    ]
+    if config.label_column is not None:
+        mistakes.append("data.label_column and data.label_columns are two ways to name the labels; leave one out.")
+    if mistakes:
+        raise DataError(*mistakes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

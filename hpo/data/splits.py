@@ -86,8 +86,8 @@ def _refuse_unfit_fold(train: Examples, fold: Fold, number: int, kind: TargetTyp
     trained, scored = (train.take(rows.tolist()).labels for rows in (fold.train, fold.validation))
     if len(set(scored)) < 2:
         raise DataError(
-            f"Fold {number} has {len(scored):,} rows, all of the label {listed_labels(set(scored))}, so it could not "
-            "be scored on; lower evaluation.folds, or add examples of other groups."
+            f"Fold {number} has {len(scored):,} rows, all of the {kind.word} {listed_labels(set(scored))}, so it could "
+            "not be scored on; lower evaluation.folds, or add examples of other groups."
         )
     counts = kind.label_counts(scored)
     if untrained := counts.keys() - kind.label_counts(trained).keys():
@@ -208,7 +208,7 @@ def split_examples(
     kind.refuse({name: part.labels for name, part in parts.items()})
     parts, of_rare = without_rare(parts, max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares), rare_labels, kind)
     train, notes, made = parts["training"], (*notes, *of_rare), " and ".join(shares)
-    refuse_one_class(train, kind)
+    refuse_one_class("training", train, kind)
     purpose = f", one of them for each of {made}" if made else ""
     refuse_rare_classes(train, kind, TRAIN_ROWS_PER_CLASS + len(shares), purpose)
     refuse_undividable_groups(train, kind, shares)
@@ -254,7 +254,7 @@ def _checked(
     parts, removed = _without_overlap(parts)
     notes = [*notes, *removed]
     train, validation, test = parts["training"], parts.get("validation"), parts.get("test")
-    refuse_one_class(train, kind)
+    refuse_one_class("training", train, kind)
     for name, part in (("Validation", validation), ("The test split", test)):
         if part:
             refuse_unknown_labels(name, train, part, kind)
@@ -272,6 +272,8 @@ def _checked(
     else:
         assert folds, "without folds there is validation"
         made, rows = make_folds(train, folds, seed, kind), f"{train.rows:,} rows in {folds} folds"
+    if kind.of_sets and all(len(kind.labels_of(cell)) < 2 for cell in train.labels):
+        notes.append("No training row has several labels; if cells list them, give their data.label_separator.")
     names = ordered_labels(kind.label_counts(train.labels))
     held = f"{len(names)} labels: {listed_labels(names)}" if names else _range_of(train.labels)
     return Splits(

@@ -74,7 +74,7 @@ def ranks(values: Floats) -> Floats:
 def determination(numbers: NumberPredictions) -> float:
     """Return the share of variance that is explained; for constant true values 0, or 1 without an error."""
     left, all_of_it = float(numbers.squares.sum()), float(((numbers.true - numbers.true.mean()) ** 2).sum())
-    if np.ptp(numbers.true) == 0:
+    if np.ptp(numbers.true) ** 2 == 0:
         return float(left == 0)
     return 1 - left / all_of_it
 

@@ -11,6 +11,7 @@ from hpo.config.study_file import DataConfig
 from hpo.data.label_checks import without_rare
 from hpo.data.labels import MULTI_LABEL, label_matrix, labels_in
 from hpo.data.sources import Examples, Source, read_examples
+from hpo.data.splits import split_examples
 from hpo.errors import DataError
 
 
@@ -51,10 +52,24 @@ def test_lists_of_parquet_and_of_class_numbers(tmp_path: Path) -> None:
 
 
 def test_columns_of_0_and_1(tmp_path: Path) -> None:
-    content = "text,toxic,id,insult\none,1,7,0\ntwo,0,8,0\nthree,true,9,1.0\nfour,,10,False\n"
-    source = read(tmp_path / "a.csv", content, label_columns=("toxic", "insult"))
+    content = "text,toxic,id,insult,hate\none,1,7,0,0\ntwo,0,8,0,\nthree,true,9,1.0,0\nfour,,10,False,0\n"
+    source = read(tmp_path / "a.csv", content, label_columns=("toxic", "insult", "hate"))
     assert sets(source) == [("toxic",), (), ("insult", "toxic"), ()]
-    assert (source.columns.text, source.columns.label) == ("text", "toxic, insult")
+    assert (source.columns.text, source.columns.label) == ("text", "toxic, insult, hate")
+    assert "a.csv: columns of data.label_columns without a 1: 'hate'." in source.notes
+
+
+def test_a_column_without_sets_is_told_and_one_of_equal_sets_is_refused() -> None:
+    def divided(*cells: str) -> tuple[str, ...]:
+        rows = Examples(texts=tuple(map(str, range(12))), labels=cells * 6)
+        return split_examples(rows, validation=0.2, seed=0, kind=MULTI_LABEL).notes
+
+    told = "No training row has several labels; if cells list them, give their data.label_separator."
+    assert told in divided('["a,b"]', '["b"]')
+    assert told not in divided('["a", "b"]', '["b"]')
+    for cells, held in (("[]", "no label"), ('["a", "b"]', "the label 'a', 'b'")):
+        with pytest.raises(DataError, match=f"All 12 training rows have {held}; multi-label classification needs"):
+            divided(cells, cells)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +79,12 @@ def test_columns_of_0_and_1(tmp_path: Path) -> None:
             "text,a,b\none,1,x\ntwo,2,0\n",
             {"label_columns": ("a", "b")},
             "must hold 0 or 1, but row 2 holds '2' in 'a', row 1 holds 'x' in 'b'.",
+        ),
+        (
+            "text,a\none,1\n",
+            {"label_columns": "a", "label_column": "b", "text_column": "a"},
+            "There are 2 mistakes\n  - Column 'a' is named by data.label_columns and by data.text_column; name another."
+            "\n  - data.label_column and data.label_columns are two ways to name the labels; leave one out.",
         ),
         ("text,a\none,1\n", {"label_columns": ("a", "c")}, "has no column 'c', which data.label_columns names"),
         (

@@ -52,21 +52,30 @@ def test_all_that_is_no_number_is_told_at_once() -> None:
     with pytest.raises(DataError) as told:
         divided("2", "good", "bad", "good", validation=validation, test=test)
     assert str(told.value) == (
-        "task.name is regression, which needs a number in each row of the label column, but training has 'good', 'bad' "
-        "(rows: 3) and validation has 'nan' (rows: 1) and test has '1,5' (rows: 1); mend these rows, or name another "
-        "data.label_column."
+        "task.name is regression, which needs a number such as -1234.5 in each row of the label column, but training "
+        "has 'good', 'bad' (rows: 3) and validation has 'nan' (rows: 1) and test has '1,5' (rows: 1); mend these rows, "
+        "or name another data.label_column."
     )
 
 
 @pytest.mark.parametrize("cell", ["", "inf", "-Infinity", "1e101", "true", "1 2", "zero"])
 def test_what_is_no_finite_number_is_refused(cell: str) -> None:
-    with pytest.raises(DataError, match="needs a number"):
+    with pytest.raises(DataError, match=r"needs a number such as -1234\.5"):
         divided(1, 2, cell, 3)
 
 
 def test_a_column_of_one_number_is_refused_however_it_is_written() -> None:
     with pytest.raises(DataError, match=r"All 3 training rows have the number 1\.50"):
         divided("1.50", "1.5", "15e-1")
+    with pytest.raises(DataError, match="have the number 1e-170, or almost"):
+        divided("1e-170", "2e-170")
+
+
+@pytest.mark.parametrize("cells", [(5, 5, 5), (5,)])
+def test_validation_of_one_number_is_refused(cells: tuple[int, ...]) -> None:
+    """A correlation with it is 0, whatever a trial predicts."""
+    with pytest.raises(DataError, match=rf"All {len(cells)} validation rows have the number '5'; regression needs two"):
+        divided(1, 2, 3, validation=examples(*cells, name="v"))
 
 
 def test_training_that_is_left_with_one_number_is_refused() -> None:

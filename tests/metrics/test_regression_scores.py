@@ -75,7 +75,13 @@ def test_every_score_is_within_its_limits(pair: tuple[Floats, Floats]) -> None:
 
 @pytest.mark.parametrize(
     ("true", "predicted", "r2"),
-    [((1, 2, 4), (3, 3, 3), 1 - 6 / (14 / 3)), ((2, 2, 2), (1, 2, 3), 0), ((2, 2), (2, 2), 1), ((5,), (6,), 0)],
+    [
+        ((1, 2, 4), (3, 3, 3), 1 - 6 / (14 / 3)),
+        ((2, 2, 2), (1, 2, 3), 0),
+        ((2, 2), (2, 2), 1),
+        ((5,), (6,), 0),
+        ((1e-170, 0), (6, 6), 0),
+    ],
 )
 def test_what_is_always_the_same_correlates_with_nothing(true: object, predicted: object, r2: float) -> None:
     scores = regression_scores(numbers(true, predicted), resolve_regression_metric("auto"))

@@ -53,7 +53,7 @@ def refuse_unknown(name: str, metrics: Mapping[str, Metric], task: str, negated:
         task: name of the task in a sentence.
         negated: metrics that would be minimised, or rank alike -> the metric that is maximised instead.
     """
-    if name in negated:
+    if negated.get(name) in metrics:
         raise ConfigurationError(f"task.metric is {name!r}, but a metric is maximised; choose {negated[name]}.")
     if name not in metrics:
         raise ConfigurationError(f"{task} has no metric {name!r}. {nearest(name, ['auto', *metrics])}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.messages import Scores
-from hpo.metrics.classification import OF_RANKS
+from hpo.metrics.classification import NEGATED, OF_RANKS
 from hpo.metrics.confusion import SMALLEST, Floats, Integers, ranking_scores, ratio
 from hpo.metrics.metric import Metric, SelectionMetric, refuse_unknown
 
@@ -164,7 +164,7 @@ def resolve_multi_label_metric(name: str) -> SelectionMetric:
         ConfigurationError: an unknown metric.
     """
     name = "micro_f1" if name == "auto" else name
-    refuse_unknown(name, METRICS, "Multi-label", {})
+    refuse_unknown(name, METRICS, "Multi-label", NEGATED)
     return SelectionMetric(name=name, note=f"The metric is {name}: {METRICS[name].description}.")
 
 

@@ -49,7 +49,8 @@ class MultiLabel:
     per_label: bool
     """True if each label has a threshold of its own."""
     positive_weights: tuple[float, ...]
-    """Weight of each label: training rows without it divided by rows with it, so that both count alike."""
+    """Weight of each label: training rows without it divided by rows with it, so that both count alike; 1 if all have
+    it."""
     thresholds: tuple[float, ...]
     """Probability from which each label is predicted, if no thresholds were fitted."""
     separator: str = "|"
@@ -77,7 +78,7 @@ class MultiLabel:
             label_names=names,
             metric=resolve_multi_label_metric(config.metric),
             per_label=config.thresholds == "per_label",
-            positive_weights=tuple(((len(cells) - having) / having).tolist()),
+            positive_weights=tuple(np.where(having < len(cells), (len(cells) - having) / having, 1.0).tolist()),
             thresholds=(USUAL_THRESHOLD,) * len(names),
         )
 
@@ -133,11 +134,16 @@ class MultiLabel:
         predicted = predictions >= np.array(self.thresholds)
         names = self.label_names
         return {
-            "prediction": [self.separator.join(names[label] for label in np.flatnonzero(row)) for row in predicted],
+            "prediction": [self._cell([names[label] for label in np.flatnonzero(row)]) for row in predicted],
             "probability": [
                 json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in predictions.tolist()
             ],
         }
+
+    def _cell(self, labels: list[str]) -> str:
+        """Return the labels of a row as a cell that is read back as them: a JSON list if one holds the separator."""
+        is_plain = not any(self.separator in label for label in labels)
+        return self.separator.join(labels) if is_plain else json.dumps(labels, ensure_ascii=False)
 
     def baseline_predictions(self, estimator: Any, inputs: Any) -> Floats:
         """Return the probabilities of a fitted estimator."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -71,6 +72,16 @@ def test_smoothing_and_balanced_weights_are_those_that_are_documented(task: Mult
     weights = torch.tensor([3.0, 3.0, 1 / 3])  # Rows without the label over rows with it.
     expected = -(weights * wanted * p.log() + (1 - wanted) * (1 - p).log()).sum(dim=1)
     assert torch.allclose(task.criterion(values, torch.device("cpu"))(logits, targets), expected, atol=1e-5)
+
+
+def test_the_weight_of_a_label_that_every_row_has_does_not_keep_it_from_being_learned() -> None:
+    assert MultiLabel.of(TaskConfig(name="multi_label"), ['["a"]', '["a", "b"]']).positive_weights == (1.0, 1.0)
+
+
+def test_a_predicted_label_that_holds_the_separator_is_read_back_as_it_is() -> None:
+    task = MultiLabel.of(TaskConfig(name="multi_label"), ['["a", "a|b", "b"]'])
+    cells = task.columns(np.array([[0.9, 0.1, 0.9], [0.1, 0.9, 0.1], [0.1, 0.1, 0.1]]))["prediction"]
+    assert cells == ["a|b", '["a|b"]', ""]
 
 
 @pytest.fixture
@@ -159,6 +170,8 @@ def test_baselines_have_thresholds_of_their_own_training_rows(config: StudyConfi
 def test_a_metric_that_there_is_not() -> None:
     with pytest.raises(ConfigurationError, match=r"Multi-label has no metric 'f1'"):
         MultiLabel.of(TaskConfig(name="multi_label", metric="f1"), CELLS)
+    with pytest.raises(ConfigurationError, match="a metric is maximised; choose neg_log_loss"):
+        MultiLabel.of(TaskConfig(name="multi_label", metric="log_loss"), CELLS)
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

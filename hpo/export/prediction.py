@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ OVERRIDABLE = (
 class TrainedModel(Typed):
     """Settings besides weights and tokenizer that predictions depend on, as stored in config.json."""
 
-    task: str
+    task: Literal["classification", "label_words", "regression", "multi_label"]
     learned: dict[str, Any]
     """Result of `Task.learned`: labels in order, or mean and standard deviation of numbers."""
     text_column: str
@@ -137,8 +137,9 @@ def prediction_input(folder: Path, source: str, overrides: Sequence[str] = ()) -
     given = read_model(_InputConfig, content, "the command")
     rows = read_texts(given.data.train, "test", given.data)
     asked = PredictionInput(trained=trained, folder=folder, model=given.model, rows=rows)
-    if taken := [name for name in asked.added if name in rows.table.names]:
-        raise DataError(f"{rows.table.source} has a column {taken[0]!r} already; rename it, or leave it out.")
+    if taken := [repr(name) for name in asked.added if name in rows.table.names]:
+        has = f"{rows.table.source} has a column {' and a column '.join(taken)} already"
+        raise DataError(f"{has}; rename it, or leave it out.")
     return asked
 
 
@@ -175,7 +176,7 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     rows, written = asked.rows, asked.rows.written
-    task = TASKS[asked.trained.task].restored(asked.trained.learned)
+    task = _restored(asked)
     model = _opened(asked, task, choose_device(compute))
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
     texts = [rows.texts[row] for row in written]
@@ -183,7 +184,24 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     split = TokenizedSplit(tokens=tokens, targets=np.zeros(len(written), dtype=np.int64))
     precision = asked.trained.precision if compute.precision == "auto" else compute.precision
     found = outputs(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
-    return _csv(asked, task.columns(task.predictions(found)))
+    predictions = task.predictions(found)
+    if not np.isfinite(predictions).all():
+        raise ModelError(
+            f"The model in {asked.folder} predicts what is no finite number: its weights are damaged, or {precision} "
+            "is too narrow for them; train it again, or give --precision fp32."
+        )
+    return _csv(asked, task.columns(predictions))
+
+
+def _restored(asked: PredictionInput) -> Task[Any]:
+    trained = asked.trained
+    try:
+        return TASKS[trained.task].restored(trained.learned)
+    except (KeyError, TypeError, ValueError):
+        raise ConfigurationError(
+            f"{asked.folder} lacks what its task, {trained.task}, has learned of the training rows: the file was "
+            "changed, or another version of hpo wrote it; train it again."
+        ) from None
 
 
 def _opened(asked: PredictionInput, task: Task[Any], device: torch.device) -> Backbone:

@@ -176,13 +176,19 @@ def _why(config: ModelConfig, part: str, error: Exception) -> str:
         return f"{config.name} runs its own Python code; where you trust it, set model.trust_remote_code: true."
     if isinstance(error, OSError) and not _is_folder(config.name):
         return f"There is no folder {config.name}, and the hub gives no such model: {first}."
+    if "backend tokenizer" in text:
+        return _no_tokenizer(config)
     return f"{part} of {config.name} cannot be loaded: {first}."
+
+
+def _no_tokenizer(config: ModelConfig) -> str:
+    return f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights."
 
 
 def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
     # Without a tokenizer's files, transformers silently makes one with nothing but special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-        raise ModelError(f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights.")
+        raise ModelError(_no_tokenizer(config))
 
 
 def _refuse_headless(config: ModelConfig, missing: frozenset[str]) -> None:

@@ -72,7 +72,7 @@ class Regression:
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
         """Return the task with this mean and standard deviation."""
-        return cls(metric=resolve_regression_metric("auto"), mean=learned["mean"], sd=learned["sd"])
+        return cls(metric=resolve_regression_metric("auto"), mean=float(learned["mean"]), sd=float(learned["sd"]))
 
     def learned(self) -> dict[str, Any]:
         """Return the scaling of the outputs: a number is output * sd + mean."""

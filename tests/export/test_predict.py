@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,6 +175,7 @@ def test_bytes_that_are_not_utf_8_are_replaced_or_refused(hpo: Hpo, trained_fold
         ("text\n", "names columns but holds no rows"),
         ("text,id\n,1\n ,2\n", "No row of in.csv has a text (column 'text')"),
         ("text,prediction\ngoal,x\n", "in.csv has a column 'prediction' already; rename it"),
+        ("text,probability,prediction\ngoal,x,y\n", "has a column 'prediction' and a column 'probability' already"),
         ("text,text\ngoal,x\n", "more than one column 'text'"),
     ],
 )
@@ -206,6 +208,35 @@ def test_what_is_no_model_of_hpo_is_told_in_a_sentence(hpo: Hpo, trained_folder:
         assert len(answer.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"task": "ranking"},
+            "'task' cannot be 'ranking'. Known: classification, label_words, multi_label, regression.",
+        ),
+        ({"learned": {}}, "model lacks what its task, classification, has learned of the training rows: the file was"),
+        ({"task": "regression", "learned": {"mean": 1, "sd": None}}, "model lacks what its task, regression, has"),
+    ],
+)
+def test_what_another_version_has_learned_is_told_in_a_sentence(
+    hpo: Hpo, trained_folder: Path, changed: dict[str, object], sentence: str
+) -> None:
+    shutil.copytree(trained_folder, "model")
+    config = json.loads(Path("model/config.json").read_text())
+    config["hpo"] |= changed
+    Path("model/config.json").write_text(json.dumps(config))
+    answer = hpo("predict", "model", written(Path("in.csv"), [{"text": "goal"}]))
+    assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+    assert sentence in answer.err
+
+
+def test_a_folder_without_a_tokenizer_is_told_in_a_sentence(hpo: Hpo, trained_folder: Path) -> None:
+    shutil.copytree(trained_folder, "model", ignore=shutil.ignore_patterns("tokenizer.json"))
+    answer = hpo("predict", "model", written(Path("in.csv"), [{"text": "goal"}]))
+    assert answer.err == "hpo: model holds no tokenizer; expected tokenizer.json beside the weights.\n"
+
+
 def test_a_folder_that_lacks_its_head_is_refused_and_not_drawn_at_random(hpo: Hpo, trained_folder: Path) -> None:
     shutil.copytree(trained_folder, "model")
     weights = load_file("model/model.safetensors")
@@ -215,6 +246,17 @@ def test_a_folder_that_lacks_its_head_is_refused_and_not_drawn_at_random(hpo: Hp
     answer = hpo("predict", "model", "in.csv")
     assert answer.code == 2
     assert "2 tensors are missing or of another shape, the first is classifier.bias" in answer.err
+
+
+def test_what_is_no_number_is_refused_and_not_written(hpo: Hpo, trained_folder: Path) -> None:
+    shutil.copytree(trained_folder, "model")
+    weights = load_file("model/model.safetensors")
+    save_file(
+        {name: tensor * math.nan for name, tensor in weights.items()}, "model/model.safetensors", {"format": "pt"}
+    )
+    answer = hpo("predict", "model", written(Path("in.csv"), [{"text": "goal"}]))
+    assert (answer.code, answer.out) == (2, "")
+    assert "The model in model predicts what is no finite number" in answer.err
 
 
 def test_nothing_of_the_users_is_written_over(hpo: Hpo, trained_folder: Path) -> None:
@@ -234,4 +276,7 @@ def test_choices_and_overrides_that_are_none(hpo: Hpo, trained_folder: Path) -> 
     source = written(Path("in.csv"), [{"text": "goal"}])
     assert "--device cannot be 'tpu'" in hpo("predict", trained_folder, source, "--device", "tpu").err
     assert "--precision cannot be 'int8'" in hpo("predict", trained_folder, source, "--precision", "int8").err
-    assert "Unknown key 'data' in 'data.train'" in hpo("predict", trained_folder, source, "data.train=x.csv").err
+    assert (
+        "Unknown key 'data' in 'data.train'. Known: data.delimiter, data.strict, data.text_column"
+        in hpo("predict", trained_folder, source, "data.train=x.csv").err
+    )

@@ -137,7 +137,7 @@ def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: 
 
 
 def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str], words: str | None) -> str:
-    """Return a sentence on one wrong value: the rule, the value, the choices, among them `words` beside other values."""
+    """Return a sentence on one wrong value: the rule, the value, the choices (also `words`, beside other values)."""
     path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
     shown = "(not shown)" if path and path[0] in SECRETS else repr(value)

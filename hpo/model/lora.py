@@ -51,6 +51,11 @@ class LoraLinear(nn.Module):
         """The frozen layer."""
         return self._base[0]
 
+    @property
+    def weight(self) -> Tensor:
+        """Result of `empty_weight`; T5 asks for its dtype."""
+        return empty_weight(self.base)
+
     def forward(self, states: Tensor) -> Tensor:
         """Return the layer's output with its adapter, in the dtype of the layer's output; shape (rows, ..., out)."""
         return adapted(self.base, states, [AdaptedRows(adapter=self, rows=slice(0, states.shape[0]))])
@@ -192,6 +197,15 @@ class _Adapted(torch.autograd.Function):
                 of_part = torch.bmm(of_inner, a.to(dtype))
                 of_states[part] = (of_part if kept is None else of_part * kept).view(-1, states.shape[-1])
         return gradient, of_states, None, None, *of_tensors
+
+
+def empty_weight(layer: nn.Module) -> Tensor:
+    """Return an empty tensor with the dtype and device of a layer's weight.
+
+    A network may ask for these, but a product with the weight, which would leave out the adapter, fails.
+    """
+    weight = layer.get_parameter("weight")
+    return torch.empty(0, dtype=weight.dtype, device=weight.device)
 
 
 def _left(states: Tensor, adapters: int, kept: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from hpo.errors import ModelError
 from hpo.messages import Precision
 from hpo.model.backbone import Backbone, compute_in_fp32
 from hpo.model.frozen_layers import FrozenLayers, given_by
-from hpo.model.lora import AdaptedRows, LoraLinear, adapted, lora_layers
+from hpo.model.lora import AdaptedRows, LoraLinear, adapted, empty_weight, lora_layers
 from hpo.model.methods import METHODS, select_parameters, to_training_mode, trained_modules
 from hpo.model.randomness import RandomState
 from hpo.tasks.protocol import Task
@@ -165,6 +165,11 @@ class _ModuleOfSlots(nn.Module):
         super().__init__()
         # In a tuple, because a module registers any module that is its attribute.
         self._path, self._own, self._parts = path, (own,), parts
+
+    @property
+    def weight(self) -> Tensor:
+        """Result of `empty_weight` for the network's own."""
+        return empty_weight(self._own[0])
 
     def forward(self, states: Tensor) -> Tensor:
         """Return each module's output for its rows, shape (rows, ...)."""

@@ -8,7 +8,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, set_seed
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    T5Config,
+    T5EncoderModel,
+    set_seed,
+)
 from transformers.models.llama import LlamaConfig
 from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
 
@@ -25,7 +34,7 @@ from hpo.model.lora import (
     note_on_targets,
 )
 from hpo.model.methods import head_parameters
-from hpo.model.trial_model import TrialModel
+from hpo.model.trial_model import TrialModel, _ModuleOfSlots
 from tests.model.architectures import ARCHITECTURES, NUMBERS, SMALL, tiny_network
 from tests.models import tiny_hyperparameters
 
@@ -175,6 +184,19 @@ def test_a_trial_starts_at_the_pretrained_network() -> None:
     before = network(input_ids=IDS).logits
     mounted(network)
     assert torch.equal(network(input_ids=IDS).logits, before)
+
+
+def test_a_network_may_ask_for_the_dtype_of_a_weight_and_not_compute_with_it() -> None:
+    """As T5 asks; what it computed would leave out the adapter."""
+    config = T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    network = T5EncoderModel(config).eval()
+    before = network(input_ids=IDS).last_hidden_state
+    layer = mounted(network)["encoder.block.0.layer.1.DenseReluDense.wo"]
+    torch.testing.assert_close(network(input_ids=IDS).last_hidden_state, before)
+    for module in (layer, _ModuleOfSlots("wo", layer.base, [])):
+        assert module.weight.dtype is torch.float32
+        with pytest.raises(RuntimeError):
+            nn.functional.linear(torch.ones(1, 32), module.weight)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

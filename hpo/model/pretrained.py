@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from hpo.config.optional_packages import refuse_missing
@@ -20,6 +21,10 @@ from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.model.backbone import Backbone
 from hpo.model.methods import head_parameters
 from hpo.tasks.protocol import HasHead, Task
+
+OF_FILES = (SafetensorError, StrictDataclassError, struct.error)
+"""Errors of damaged files of weights, and of values in a config.json that its architecture does not take."""
+NO_TOKENIZER = "holds no tokenizer; expected tokenizer.json beside the weights"
 
 
 def load_model(
@@ -68,10 +73,10 @@ def load_model(
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
     new = frozenset(head_parameters(network))
+    _refuse_foreign(config, missing - (frozenset() if trained else new))
     if isinstance(task, HasHead):
         _refuse_headless(config, missing & new)
         new = frozenset()
-    _refuse_foreign(config, missing - (frozenset() if trained else new))
     head = task.head_for(network, tokenizer) if isinstance(task, HasHead) else None
     backbone = if_memory_suffices(lambda: Backbone(network, tokenizer, missing | new, device, shared, head=head))
     if backbone and if_memory_suffices(lambda: multiply(device)):
@@ -145,11 +150,14 @@ def _refuse_incomplete(config: ModelConfig) -> None:
                 f"There is no folder {config.name}; model.name is a folder that holds a model, or a hub id."
             )
         return
+    there = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
     if config.gguf_file:
         if not (folder / config.gguf_file).is_file():
-            raise ModelError(f"{folder} holds no file {config.gguf_file}, which model.gguf_file names.")
+            known = f" Known: {there}." if there else ""
+            raise ModelError(f"{folder} holds no file {config.gguf_file}, which model.gguf_file names.{known}")
     elif not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json; model.name is a folder that `save_pretrained` wrote.")
+        advice = f"set model.gguf_file to take {there}" if there else "model.name is one that `save_pretrained` wrote"
+        raise ModelError(f"The folder {folder} holds no config.json; {advice}.")
     elif not any(file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)):
         raise ModelError(f"{folder} holds a config.json but no weights; expected model.safetensors beside it.")
 
@@ -159,7 +167,7 @@ def _explained_errors(config: ModelConfig, part: str) -> Iterator[None]:
     """Explain in one sentence why a part of a model could not be loaded."""
     try:
         yield
-    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError, struct.error) as error:
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, *OF_FILES) as error:
         if isinstance(error, ModelError) or is_out_of_memory(error):
             raise
         raise ModelError(_why(config, part, error)) from error
@@ -167,7 +175,8 @@ def _explained_errors(config: ModelConfig, part: str) -> Iterator[None]:
 
 def _why(config: ModelConfig, part: str, error: Exception) -> str:
     text = str(error)
-    first = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
+    lines = [line.strip() for line in text.strip().splitlines()] or [type(error).__name__]
+    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
     if "Unrecognized configuration class" in text:
         kind = text.partition("configuration_")[2].partition(".")[0] or "this architecture"
         head = "language-model" if "CausalLM" in text else "classification"
@@ -177,18 +186,17 @@ def _why(config: ModelConfig, part: str, error: Exception) -> str:
     if isinstance(error, OSError) and not _is_folder(config.name):
         return f"There is no folder {config.name}, and the hub gives no such model: {first}."
     if "backend tokenizer" in text:
-        return _no_tokenizer(config)
-    return f"{part} of {config.name} cannot be loaded: {first}."
-
-
-def _no_tokenizer(config: ModelConfig) -> str:
-    return f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights."
+        return f"{config.name} {NO_TOKENIZER}."
+    of_values = isinstance(error, ValueError) and "support" not in text
+    is_damaged = isinstance(error, SafetensorError | struct.error) or (config.gguf_file and of_values)
+    advice = f"; see whether {config.gguf_file or 'each file of its weights'} is whole" if is_damaged else ""
+    return f"{part} of {config.name} cannot be loaded: {first}{advice}."
 
 
 def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
     # Without a tokenizer's files, transformers silently makes one with nothing but special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-        raise ModelError(_no_tokenizer(config))
+        raise ModelError(f"{config.name} {NO_TOKENIZER}.")
 
 
 def _refuse_headless(config: ModelConfig, missing: frozenset[str]) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,16 +206,27 @@ def test_a_folder_without_weights(task: Classification, tmp_path: Path, tiny_ber
     assert "but no weights; expected model.safetensors" in refused(task, tmp_path)
 
 
-def test_a_folder_without_tokenizer(task: Classification, tmp_path: Path, tiny_bert: Path):
-    for file in ("config.json", "model.safetensors"):
-        shutil.copy(tiny_bert / file, tmp_path)
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_folder_without_tokenizer(task: Classification, tmp_path: Path, kind: str):
+    """Of which transformers makes an empty one, or for a GPT-2 none."""
+    tiny_network(kind).save_pretrained(tmp_path)
     assert "holds no tokenizer; expected tokenizer.json" in refused(task, tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"num_hidden_layers": "two"}, {"num_attention_heads": 3}])
+def test_a_config_with_a_value_that_cannot_be(task: Classification, tmp_path: Path, wrong: dict[str, Any]):
+    network = tiny_network("llama")
+    network.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(network.config.to_dict() | wrong))
+    assert str(next(iter(wrong.values()))) in refused(task, tmp_path)
 
 
 def test_a_broken_weights_file(task: Classification, tmp_path: Path, tiny_bert: Path):
     shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    assert f"The model of {tmp_path} cannot be loaded: " in refused(task, tmp_path)
+    said = refused(task, tmp_path)
+    assert said.startswith(f"The model of {tmp_path} cannot be loaded: ")
+    assert said.endswith("; see whether each file of its weights is whole.")
 
 
 def test_a_broken_tokenizer(task: Classification, tmp_path: Path, tiny_bert: Path):
@@ -285,8 +297,11 @@ def test_an_architecture_without_a_classification_head(task: Classification, tmp
     assert "(clip) that transformers has no classification head for" in refused(task, tmp_path)
 
 
-def test_a_gguf_file_that_is_not_there(task: Classification, tiny_bert: Path):
+def test_a_gguf_file_that_is_not_there_or_not_named(task: Classification, tiny_bert: Path, tmp_path: Path):
     assert "holds no file x.gguf" in refused(task, tiny_bert, gguf_file="x.gguf")
+    (tmp_path / "y.gguf").write_bytes(b"GGUF")
+    assert "which model.gguf_file names. Known: y.gguf." in refused(task, tmp_path, gguf_file="x.gguf")
+    assert "holds no config.json; set model.gguf_file to take y.gguf." in refused(task, tmp_path)
 
 
 def test_a_hub_that_cannot_be_reached(task: Classification, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -158,5 +159,10 @@ def test_the_head_alone_is_refused_as_nothing_would_train(hpo: Hpo, config: Stud
 
 def test_a_model_without_a_language_model_head_is_refused(tmp_path: Path, config: StudyConfig) -> None:
     folder = save_tiny_llama(tmp_path / "model")
+    of_it = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder)})})
     with pytest.raises(ModelError, match=r"has no language-model head.*lm_head.weight is missing; choose a model"):
-        worker_of(config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder)})}))
+        worker_of(of_it)
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(facts | {"hidden_size": 32}))
+    with pytest.raises(ModelError, match=r"do not fit its config.json"):
+        worker_of(of_it)

@@ -133,7 +133,8 @@ WRONG_LORA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("lora_targets names nope, but", "dense, key, query, value"),
     ),
     "a torn GGUF file": (
-        ("model.gguf_file=torn.gguf", "space={method: {value: lora}, max_length: {value: 16}}"), ("cannot be loaded",),
+        ("model.gguf_file=torn.gguf", "space={method: {value: lora}, max_length: {value: 16}}"),
+        ("cannot be loaded", "; see whether torn.gguf is whole."),
     ),
 }  # fmt: skip
 

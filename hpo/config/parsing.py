@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -160,14 +160,17 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str],
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
     """Return the path of the key with the mistake, and the valid fields at its level.
 
-    For a field with a union type, pydantic appends the member that it tried, which is left out.
+    For a field with a union type, pydantic appends the member that it tried, which is left out; the key in a mapping is
+    not.
     """
     path: list[str] = []
-    for part in map(str, location):
+    for place, part in enumerate(map(str, location)):
         path.append(part)
         field = model.model_fields.get(part)
         inner = section(field.annotation) if field else None
         if inner is None:
+            if field and get_origin(field.annotation) is dict:
+                path += map(str, location[place + 1 : place + 2])
             break
         model = inner
     return path, list(model.model_fields)

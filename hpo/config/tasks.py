@@ -1,6 +1,8 @@
 """Task configuration and task facts, torch-free: properties of tasks for study files, spaces and reports."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
@@ -100,12 +102,17 @@ def _with_texts(words: Any) -> Any:
     return {_text_of_scalar(label): _text_of_scalar(word) for label, word in words.items()}
 
 
+PLACEHOLDERS = {"{text}", "{pair}", "{labels}"}
+
+
 def _prompt(prompt: str) -> str:
-    counts = {place: prompt.count(place) for place in ("{text}", "{pair}", "{labels}")}
-    if counts["{text}"] != 1 or max(counts.values()) > 1 or prompt.rstrip().endswith(("{text}", "{pair}")):
+    # Other braces, as of JSON, are text.
+    counts = Counter(re.findall(r"\{\w+\}", prompt))
+    wrong = counts["{text}"] != 1 or max(counts.values()) > 1 or not counts.keys() <= PLACEHOLDERS
+    if wrong or prompt.rstrip().endswith(("{text}", "{pair}")):
         raise ValueError(
-            f"'task.prompt' is {prompt!r}, but it holds {{text}} once, {{pair}} and {{labels}} at most once, and ends "
-            "with words that ask for the label, as in 'Text: {text} Topic:'."
+            f"'task.prompt' is {prompt!r}, but it holds {{text}} once, {{pair}} and {{labels}} at most once, nothing "
+            "else like these, and ends with words that ask for the label, as in 'Text: {text} Topic:'."
         )
     return prompt
 

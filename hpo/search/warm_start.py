@@ -14,12 +14,12 @@ from typing import Any
 from optuna.trial import FixedTrial, FrozenTrial, create_trial
 
 from hpo.config.study_file import StudyConfig
-from hpo.errors import ConfigurationError, HpoError
+from hpo.errors import ConfigurationError, HpoError, StoreError
 from hpo.search.grid_sampler import combination_key
 from hpo.search.samplers import EarlierTrials, PerTrialSampler, sampler_of
 from hpo.space.fitting import carried_over
 from hpo.space.search_space import SearchSpace
-from hpo.store.database import open_database, parsed_url, without_password
+from hpo.store.database import open_database, parsed_url, sqlite_path, without_password
 from hpo.store.results import StudyResults, read_search
 from hpo.store.study_store import StudyStore
 from hpo.store.tables import WARM_START_EVENT
@@ -45,7 +45,8 @@ def read_earlier(config: StudyConfig, known: Collection[str]) -> list[EarlierStu
     Raises:
         ConfigurationError: a study that does not exist, cannot be read, or is this one.
     """
-    return [_read(config, one) for one in config.warm_start if _shown(one) not in known]
+    named = {_shown(one): one for one in config.warm_start}
+    return [_read(config, one) for shown, one in named.items() if shown not in known]
 
 
 def absolute(config: StudyConfig) -> StudyConfig:
@@ -88,12 +89,20 @@ def _unlearned(config: StudyConfig, space: SearchSpace, taken: Sequence[object])
 
 def _shown(reference: str) -> str:
     url, _, name = reference.rpartition("#")
-    return f"{without_password(parsed_url(url))}#{name}" if url else name
+    try:
+        return f"{without_password(parsed_url(url))}#{name}" if url else name
+    except StoreError as error:
+        raise ConfigurationError(f"warm_start cannot take over a study {name}: {error}") from None
+
+
+def _place(url: str) -> object:
+    path = sqlite_path(url)
+    return path.resolve() if path else parsed_url(url)
 
 
 def _read(config: StudyConfig, reference: str) -> EarlierStudy:
     url, _, name = reference.rpartition("#")
-    if not url and name == config.study:
+    if name == config.study and (not url or _place(url) == _place(config.store.url)):
         raise ConfigurationError(f"warm_start names {name!r}, which is this study itself; name an earlier one.")
     try:
         with closing(open_database(url or config.store.url, must_exist=True)) as database:

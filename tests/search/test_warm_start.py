@@ -253,7 +253,7 @@ def test_another_store_by_its_url_whose_password_is_told_nowhere(sqlite_url: str
 def test_a_study_takes_over_a_second_one_when_it_is_asked_for_it_later(sqlite_url: str, reference: str) -> None:
     with led(study_at(sqlite_url, **EARLIER | {"study": "second", "seed": 7})) as coordinator:
         search(coordinator, score)
-    assert len(started(learned(sqlite_url, warm_start=reference))) == 1
+    assert len(started(learned(sqlite_url, warm_start=[reference, f"sqlite:///{reference}"]))) == 1
     assert len(started(learned(sqlite_url, warm_start=[reference, "second"]))) == 1
     assert started(learned(sqlite_url, warm_start=[reference, "second"])) == ()
     with led(learned(sqlite_url)) as coordinator:
@@ -293,7 +293,11 @@ def test_a_study_that_is_not_there_is_refused_with_the_names_that_are(sqlite_url
     )
     assert "earlier" in refused(learned(sqlite_url, warm_start=reference.replace("#earlier", "#later")))
     assert "There is no store" in refused(learned(sqlite_url, warm_start="nowhere.db#earlier"))
-    assert "which is this study itself" in refused(learned(sqlite_url, warm_start="scripted"))
+    unknown = refused(learned(sqlite_url, warm_start="http://host#earlier"))
+    assert unknown.startswith("warm_start cannot take over a study earlier: A store of the kind 'http'")
+    folder, _, file = sqlite_url.rpartition("/")
+    for itself in ("scripted", f"{sqlite_url}#scripted", f"{folder}/./{file}#scripted"):
+        assert "which is this study itself" in refused(learned(sqlite_url, warm_start=itself))
 
 
 def test_a_study_of_another_metric_or_task_is_refused(sqlite_url: str, reference: str) -> None:

@@ -23,6 +23,8 @@ by the training rows of each fold.
 """
 SEMANTICS_KEY = "semantics"
 """Key of `SEMANTICS` in the versions that are recorded with a study."""
+WEIGHTS_KEY = "weights"
+"""Key of the pretrained weights' fingerprint there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

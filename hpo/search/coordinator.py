@@ -29,7 +29,7 @@ from hpo.store.database import retried_while_away
 from hpo.store.leases import Lease
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import delete_runs
-from hpo.store.study_store import StudyRecord, StudyStore
+from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_weights
 from hpo.store.tables import BASELINE_EVENT, TEST_EVENT
 from hpo.store.trials import AttemptRecord, to_json
 
@@ -195,10 +195,12 @@ class Coordinator:
 
         Raises:
             ConfigurationError: an earlier study has another task or metric; nothing was recorded then.
+            StudyMismatchError: the pretrained weights have changed; nothing was changed.
         """
-        if self._store.record() is None:
+        if (stored := self._store.record()) is None:
             self._create(metric, versions)
         else:
+            refuse_other_weights(self._store.name, stored.versions, versions)
             self._store.set_space(self._record.space)
             self._endings.requeue_running()
             self._keep_deadline()

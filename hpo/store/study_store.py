@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from sqlalchemy.engine import RowMapping
 
 from hpo.errors import StudyMismatchError
-from hpo.messages import SEMANTICS, SEMANTICS_KEY
+from hpo.messages import SEMANTICS, SEMANTICS_KEY, WEIGHTS_KEY
 from hpo.store.database import Database, translated
 from hpo.store.optuna_adapter import quiet_optuna
 from hpo.store.tables import STUDY, EventLog, StudyRows, attempts, evaluations, events, studies, trials
@@ -137,6 +137,24 @@ def delete_rows(rows: StudyRows) -> None:
     """Delete our rows of a study except its lease, whose fence refuses a leader of it in the next one's number."""
     for table in (attempts, evaluations, events, studies, trials):
         rows.execute(sa.delete(table).where(table.c.study_id == STUDY))
+
+
+def refuse_other_weights(name: str, recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise StudyMismatchError if the study `name` was begun over pretrained weights that the model no longer has.
+
+    Not under another transformers, which may name the same weights otherwise.
+
+    Args:
+        name: the study.
+        recorded: versions that were recorded with it.
+        now: those of this start.
+    """
+    before, after = ([versions.get(key) for key in ("transformers", WEIGHTS_KEY)] for versions in (recorded, now))
+    if before[0] == after[0] and None not in (before[1], after[1]) and before[1] != after[1]:
+        raise StudyMismatchError(
+            f"The study {name!r} was begun over other pretrained weights than its model.name has now, and its results "
+            "would not compare; start a new study with --study NAME, or put those weights back. Nothing was changed."
+        )
 
 
 def refuse_other_semantics(name: str, versions: Mapping[str, str], confirms: str | None = None) -> None:

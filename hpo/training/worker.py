@@ -22,6 +22,7 @@ from hpo.files.shared import FOLDER, SharedFiles
 from hpo.files.weights import fetch_weights_of, fitted_among, load_weights
 from hpo.memory import settle_heap
 from hpo.messages import (
+    WEIGHTS_KEY,
     Action,
     Assignment,
     Decision,
@@ -85,9 +86,13 @@ class Worker:
         return not self._runs
 
     def facts(self) -> dict[str, str]:
-        """Return the properties of this process that a result depends on: device and threads."""
-        circumstances = circumstances_of(self._context)
-        return {name: circumstances[name] for name in ("device", "threads")}
+        """Return the properties of this process that a result depends on: device, threads, and pretrained weights.
+
+        Without those in 4 bits, which are quantized on the device.
+        """
+        circumstances, model = circumstances_of(self._context), self._context.model
+        weights = {} if self._context.config.model.quantization else {WEIGHTS_KEY: model.fingerprint[:16]}
+        return {name: circumstances[name] for name in ("device", "threads")} | weights
 
     def refuse_unfit(self, demands: Demands) -> None:
         """Refuse, before any trial, all that the model does not support, each in the words of a trial that would fail.

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -51,12 +52,13 @@ def led(
     data: str = "fingerprint",
     objective: str = "macro_f1",
     clock: Callable[[], float] = time.time,
+    versions: Mapping[str, str] = MappingProxyType({"hpo": "test"}),
 ) -> Iterator[Coordinator]:
     """Lead the study of `config`."""
     assert isinstance(config.space, dict)
     space = SearchSpace.from_mapping(config.space, "scripted")
     with leading(config, space, data_fingerprint=data, clock=clock) as coordinator:
-        coordinator.begin(metric=objective, versions={"hpo": "test"})
+        coordinator.begin(metric=objective, versions=versions)
         yield coordinator
 
 

@@ -245,6 +245,19 @@ def test_a_study_is_not_gone_on_with_on_other_data(database_url: str) -> None:
     assert everything(database_url) == before
 
 
+def test_a_study_is_not_gone_on_with_over_other_pretrained_weights(sqlite_url: str) -> None:
+    begun, other = {"transformers": "5", "weights": "a"}, {"weights": "b"}
+    with led(study_at(sqlite_url), versions=begun) as coordinator:
+        search(coordinator)
+    before = everything(sqlite_url)
+    with pytest.raises(StudyMismatchError, match=r"begun over other pretrained weights than its model\.name has now"):
+        led(study_at(sqlite_url), versions=begun | other).__enter__()
+    assert everything(sqlite_url) | {"hpo_leases": None} == before | {"hpo_leases": None}
+    for unknown in (begun, {"transformers": "5"}, {"transformers": "6"} | other):
+        with led(study_at(sqlite_url), versions=unknown):
+            pass
+
+
 def test_budget_store_search_first_rung_and_compute_may_change(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)):
         pass

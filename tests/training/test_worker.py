@@ -32,6 +32,7 @@ def test_what_a_worker_says_of_itself(study: StudyConfig):
     facts = worker.facts()
     assert facts["threads"] == "1"
     assert facts["device"].startswith("cpu")
+    assert worker._context.model.fingerprint.startswith(facts["weights"])
 
 
 def test_a_slot_is_taken_and_freed(study: StudyConfig):

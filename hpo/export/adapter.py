@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.parsing import read_model
 from hpo.config.study_file import ModelConfig
 from hpo.errors import ModelError
 from hpo.model.backbone import Backbone
@@ -66,16 +67,17 @@ def load_adapter(backbone: Backbone, task: Task[Any], folder: Path) -> TrialMode
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
-        hyperparameters = Hyperparameters(
-            method="lora",
-            lora_rank=config["r"],
-            lora_alpha=config["lora_alpha"],
-            lora_dropout=config["lora_dropout"],
-            lora_targets=",".join(sorted(config["target_modules"])),
-            lora_scaling="rslora" if config["use_rslora"] else "standard",
-        )
+        values = {
+            "method": "lora",
+            "lora_rank": config["r"],
+            "lora_alpha": config["lora_alpha"],
+            "lora_dropout": config["lora_dropout"],
+            "lora_targets": ",".join(sorted(config["target_modules"])),
+            "lora_scaling": "rslora" if config["use_rslora"] else "standard",
+        }
+        hyperparameters = read_model(Hyperparameters, values, ADAPTER_CONFIG)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"The adapter in {folder} cannot be read: {error}.") from None
+        raise ModelError(f"The adapter in {folder} cannot be read: {str(error).rstrip('.')}.") from None
     model = TrialModel(backbone, task, hyperparameters, seed=0)
     model.load({name.removeprefix(PREFIX): weight for name, weight in weights.items()})
     return model

@@ -330,6 +330,14 @@ def test_a_torn_adapter_is_told_in_a_sentence(case: Callable[..., Case], torn: s
         predicted(folder, ("goal",))
 
 
+def test_an_adapter_of_a_rank_that_cannot_be_is_told_in_a_sentence(case: Callable[..., Case]) -> None:
+    folder, _ = case().trained("model")
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 0}))
+    with pytest.raises(ModelError, match=r"cannot be read: adapter_config.json: 'lora_rank' is 0, but .* to 1\.$"):
+        predicted(folder, ("goal",))
+
+
 def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_training(
     case: Callable[..., Case], exported: Exported
 ) -> None:

@@ -1,0 +1,223 @@
+"""Bank of real trials for `ladder.py`: recorded curves of random configurations, and the pace of each method.
+
+`record` trains configurations that are drawn at random from `SPACE`, each to its end, as a study of hpo, and so resumes
+where it was interrupted. Then each way to train takes the same few configurations in turns. A way's pace is the
+median, over these, of its seconds relative to hpo's.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ladder_data
+import numpy as np
+import optuna
+from curve_responses import Responses, fit_table
+from curve_tables import LOG, Row, Table
+from ladder_trainer import LENGTH, TrainerLoop
+
+import hpo
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
+from hpo.data.demo import demo_model_folder
+from hpo.data.splits import load_splits
+from hpo.messages import Ending
+from hpo.runners.replay.curves import Curve, export_curves, read_curves, to_lines
+from hpo.search.pruners import with_evaluation_defaults
+from hpo.space.space_file import space_of
+from hpo.store.database import open_database
+
+SPACE: Mapping[str, Any] = {
+    "optimizer": {"value": "adamw"},
+    "max_length": {"value": LENGTH},
+    "epochs": {"min": 2, "max": 8, "default": 4},
+    "batch_size": {"values": [8, 16, 32], "default": 16},
+    "learning_rate": {"distribution": LOG, "min": 1e-5, "max": 2e-3, "default": 5e-5},
+    "warmup_ratio": {"min": 0.0, "max": 0.3, "default": 0.1},
+    "dropout": {"min": 0.0, "max": 0.3, "default": 0.1},
+    "l2_strength": {"distribution": LOG, "min": 1e-4, "max": 0.3, "default": 0.01},
+    "label_smoothing": {"min": 0.0, "max": 0.2, "default": 0.0},
+}
+"""Values that hpo and the Trainer both know; the defaults are the Trainer's usual ones."""
+FIXED: Mapping[str, Any] = {name: one["value"] for name, one in SPACE.items() if "value" in one}
+OURS, TUTORIAL, WELL, HALVING, RAY = "hpo", "tutorial", "done well", "half epochs", "Ray Tune"
+TRAINERS: Mapping[str, Mapping[str, Any]] = {
+    TUTORIAL: {"well": False},
+    WELL: {"well": True},
+    HALVING: {"well": True, "evaluations": 2},
+}
+"""Way to train under the Trainer -> its options of `TrainerLoop`."""
+DEFAULT_TURNS, OTHERS = 3, 3
+"""How often each way trains the default, and how many other configurations it trains once."""
+RAY_TRIALS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bank:
+    """What was recorded of a data set."""
+
+    responses: Responses
+    paces: Mapping[str, float]
+    """Way to train -> its seconds relative to hpo's."""
+    default_ratios: Mapping[str, Sequence[float]]
+    """Way to train -> hpo's seconds of the default relative to its own, once for each turn."""
+    lengths: tuple[int, int, int]
+    """Tokens of a training text: least, median, most."""
+
+
+def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: Any) -> StudyConfig:
+    """Return a study of a data set as hpo would run it, without a confirmation.
+
+    Args:
+        name: the data set.
+        folder: of the bank, with the store.
+        overrides: as on the command line.
+        sections: of the study file, beside those that are set here.
+    """
+    paths = {part: str(path) for part, path in ladder_data.write(name, folder).items()}
+    values: dict[str, Any] = {
+        "study": name, "model": {"name": str(demo_model_folder())}, "space": dict(SPACE), "data": paths,
+        "store": {"url": f"sqlite:///{folder / 'bank.db'}"}, "confirmation": {"finalists": 0, "audit": 0.0},
+        "compute": {"device": "cpu"},
+    }  # fmt: skip
+    config = load_config(values={**values, **sections}, overrides=overrides)
+    return with_evaluation_defaults(config, space_of(dict(SPACE)), load_splits(config.data, config.seed))
+
+
+def record(name: str, folder: Path, trials: int) -> None:
+    """Train the bank of a data set and measure the paces; what is there already is kept."""
+    config = study(name, folder, search={"sampler": "random"}, budget={"trials": trials})
+    # As promotion evaluates, without its pauses.
+    config = config.model_copy(update={"search": config.search.model_copy(update={"pruner": "none"})})
+    results = hpo.run(config)
+    recording = export_curves(open_database(config.store.url), name)
+    (folder / f"{name}-curves.jsonl").write_text(to_lines(recording))
+    print(f"{name}: {len(recording.curves)} curves, best {results.best.score if results.best else None}", flush=True)
+    seconds = folder / f"{name}-seconds.jsonl"
+    if not seconds.exists():
+        known = timed(name, folder, [dict(curve.hyperparameters) for curve in recording.curves])
+        seconds.write_text("".join(json.dumps(line) + "\n" for line in known))
+
+
+def timed(name: str, folder: Path, configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the seconds of trials: `way`, `configuration`, `turn`, `seconds`; the ways take turns."""
+    paths = ladder_data.write(name, folder)
+    ways: dict[str, Callable[[Mapping[str, Any]], object]] = {OURS: own_trial(name, folder)}
+    for way, options in TRAINERS.items():
+        loop = TrainerLoop(paths, **options)
+        loop.open()
+        ways[way] = partial(loop.train, seed=0)
+    lines = []
+    chosen = [(0, turn) for turn in range(DEFAULT_TURNS)] + [(other, 0) for other in range(1, 1 + OTHERS)]
+    for number, turn in chosen:
+        for way in sorted(ways, reverse=turn % 2 == 1):
+            began = time.perf_counter()
+            ways[way](configurations[number])
+            taken = time.perf_counter() - began
+            lines.append({"way": way, "configuration": number, "turn": turn, "seconds": taken})
+            print(f"{name}, configuration {number}, {way}: {taken:.1f} s", flush=True)
+    return [*lines, {"way": RAY, "configuration": 0, "turn": 0, "seconds": ray_seconds(name, folder)}]
+
+
+def own_trial(name: str, folder: Path) -> Callable[[Mapping[str, Any]], object]:
+    """Return a function that trains a configuration as a trial of hpo, in a process that is open already."""
+    objective = hpo.FineTuneObjective(study(name, folder))
+    space = space_of(dict(SPACE))
+
+    def train(values: Mapping[str, Any]) -> float:
+        alone = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+        alone.enqueue_trial(space.sampled({name: values[name] for name in SPACE}))
+        alone.optimize(objective, n_trials=1)
+        return alone.best_value
+
+    train({**space.default_values(), "epochs": 2})
+    return train
+
+
+def ray_seconds(name: str, folder: Path) -> float:
+    """Return the seconds from one trial's start to the next of Ray Tune, which starts a process for each."""
+    import ray
+    from ray import tune
+
+    paths, default = ladder_data.write(name, folder), dict(space_of(dict(SPACE)).default_values())
+
+    def heard(number: int, score: float) -> bool:
+        tune.report({"evaluation": number, "score": score})
+        return False
+
+    def trainable(values: Mapping[str, Any]) -> None:
+        loop = TrainerLoop(paths, **TRAINERS[HALVING])
+        loop.open()
+        loop.train(values, seed=0, heard=heard)
+
+    ray.init(
+        include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": _here()}}
+    )
+    began = time.perf_counter()
+    tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 2}), param_space=default,
+        tune_config=tune.TuneConfig(num_samples=RAY_TRIALS),
+        run_config=tune.RunConfig(verbose=0, storage_path=str(folder / "ray")),
+    ).fit()  # fmt: skip
+    taken = (time.perf_counter() - began) / RAY_TRIALS
+    ray.shutdown()
+    print(f"{name}, the default, {RAY}: {taken:.1f} s", flush=True)
+    return taken
+
+
+def _here() -> str:
+    return f"{Path(__file__).parent}:{Path(hpo.__file__).parents[1]}"
+
+
+def bank_of(name: str, folder: Path) -> Bank:
+    """Return what `record` wrote of a data set."""
+    recording = read_curves(folder / f"{name}-curves.jsonl")
+    rows = [_row(curve) for curve in recording.curves]
+    table = Table(
+        name, SPACE, ladder_data.TRAIN, warmup_of_first_epoch=False, rows=rows, two_scores=False
+    )  # fmt: skip
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for line in (folder / f"{name}-seconds.jsonl").read_text().splitlines():
+        one = json.loads(line)
+        seconds.setdefault((one["way"], one["configuration"]), []).append(one["seconds"])
+    ways = {way for way, _ in seconds}
+    ratios = {
+        way: [median(seconds[way, number]) / median(seconds[OURS, number]) for other, number in seconds if other == way]
+        for way in ways
+    }
+    defaults = {
+        way: [one / other for one, other in zip(seconds[OURS, 0], seconds[way, 0], strict=False)] for way in ways
+    }
+    return Bank(
+        responses=Responses(table, fit_table(table)),
+        paces={way: median(found) for way, found in ratios.items()},
+        default_ratios=defaults,
+        lengths=_lengths(name, folder),
+    )
+
+
+def _row(curve: Curve) -> Row:
+    values = dict(Hyperparameters(**dict(curve.hyperparameters)))
+    return Row(
+        values=values,
+        shares=[0.0, *(point.rung / curve.length for point in curve.points)],
+        searched=[curve.points[0].score, *(point.score for point in curve.points)],
+        judged=[curve.points[0].score, *(point.score for point in curve.points)],
+        seconds=curve.seconds,
+        diverged=curve.ending is Ending.DIVERGED,
+    )
+
+
+def _lengths(name: str, folder: Path) -> tuple[int, int, int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_model_folder())
+    texts = [text for text, _ in ladder_data.read(ladder_data.write(name, folder)["train"])]
+    counts = [len(tokenizer(text)["input_ids"]) for text in texts]
+    return min(counts), int(np.median(counts)), max(counts)

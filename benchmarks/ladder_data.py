@@ -1,0 +1,99 @@
+"""Data sets of `ladder.py`: topics of headlines, opinions in film reviews, opinions in product reviews.
+
+Headlines come from the package of `hpo demo`. The reviews, each sentence with the mean of twenty people's opinions from
+-4 to 4 (Hutto and Gilbert 2014, "VADER"), come from the source distribution of vaderSentiment, which pip downloads.
+Of each set 120 texts are for training, 200 for validation.
+"""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+from hpo.data.demo import demo_examples
+
+TRAIN, VALIDATION = 120, 200
+SOURCE = "vaderSentiment==3.3.2"
+WORDS = 4
+"""Least length of a sentence."""
+
+Row = tuple[str, str]
+"""Text and label."""
+
+
+def headlines(_folder: Path) -> Iterator[Row]:
+    """Yield headlines of the BBC with one of five topics."""
+    examples = demo_examples()
+    for text, label in zip(examples.texts, examples.labels, strict=True):
+        yield text.split("\n", 1)[0].strip(), label
+
+
+def films(folder: Path) -> Iterator[Row]:
+    """Yield sentences of film reviews whose opinion is positive or negative."""
+    for text, opinion in _opinions(folder, "movieReviewSnippets"):
+        if abs(opinion) >= 1:
+            yield text, "positive" if opinion > 0 else "negative"
+
+
+def products(folder: Path) -> Iterator[Row]:
+    """Yield sentences of product reviews whose opinion is positive, negative or none."""
+    for text, opinion in _opinions(folder, "amazonReviewSnippets"):
+        if abs(opinion) >= 1 or abs(opinion) <= 0.25:
+            yield text, "neutral" if abs(opinion) < 1 else "positive" if opinion > 0 else "negative"
+
+
+DATA_SETS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    "headlines": headlines,
+    "films": films,
+    "products": products,
+}
+
+
+def write(name: str, folder: Path) -> dict[str, Path]:
+    """Write a data set as JSONL files into `folder`, once; labels of the training rows are balanced.
+
+    Returns:
+        `train` and `validation`, each with the path of its file.
+    """
+    paths = {part: folder / f"{name}-{part}.jsonl" for part in ("train", "validation")}
+    if all(path.exists() for path in paths.values()):
+        return paths
+    rows = sorted(set(DATA_SETS[name](folder)))
+    Random(0).shuffle(rows)
+    labels = sorted({label for _, label in rows})
+    train = [row for label in labels for row in [one for one in rows if one[1] == label][: TRAIN // len(labels)]]
+    chosen = set(train)
+    validation = [row for row in rows if row not in chosen][:VALIDATION]
+    for path, some in zip(paths.values(), (train, validation), strict=True):
+        path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in some))
+    return paths
+
+
+def read(path: Path) -> Sequence[Row]:
+    """Return the rows of a file that `write` wrote."""
+    records = (json.loads(line) for line in path.read_text().splitlines())
+    return [(record["text"], record["label"]) for record in records]
+
+
+def _opinions(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+    member = f"hutto_ICWSM_2014/{name}_GroundTruth.txt"
+    for line in _archive(folder).extractfile(member).read().decode("cp1252").splitlines():  # type: ignore[union-attr]
+        _, opinion, text = line.split("\t", 2)
+        if len(text.split()) >= WORDS:
+            yield text.strip(), float(opinion)
+
+
+def _archive(folder: Path) -> tarfile.TarFile:
+    """Return the archive of sentences, inside of the source distribution."""
+    package = folder / "vaderSentiment-3.3.2.tar.gz"
+    if not package.exists():
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", SOURCE]
+        subprocess.run([*command, "-d", str(folder)], check=True)
+    with tarfile.open(package) as outer:
+        inner = outer.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
+        assert inner is not None, package
+        return tarfile.open(fileobj=io.BytesIO(inner.read()))

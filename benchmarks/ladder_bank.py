@@ -99,30 +99,31 @@ def record(name: str, folder: Path, trials: int) -> None:
     recording = export_curves(open_database(config.store.url), name)
     (folder / f"{name}-curves.jsonl").write_text(to_lines(recording))
     print(f"{name}: {len(recording.curves)} curves, best {results.best.score if results.best else None}", flush=True)
-    seconds = folder / f"{name}-seconds.jsonl"
-    if not seconds.exists():
-        known = timed(name, folder, [dict(curve.hyperparameters) for curve in recording.curves])
-        seconds.write_text("".join(json.dumps(line) + "\n" for line in known))
+    time_ways(name, folder, [dict(curve.hyperparameters) for curve in recording.curves])
 
 
-def timed(name: str, folder: Path, configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the seconds of trials: `way`, `configuration`, `turn`, `seconds`; the ways take turns."""
-    paths = ladder_data.write(name, folder)
+def time_ways(name: str, folder: Path, configurations: Sequence[Mapping[str, Any]]) -> None:
+    """Train the same configurations in each way, the ways in turns, and write down the seconds of each trial."""
+    paths, lines = ladder_data.write(name, folder), folder / f"{name}-seconds.jsonl"
+    known = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    done = {(one["way"], one["configuration"], one["turn"]) for one in known}
     ways: dict[str, Callable[[Mapping[str, Any]], object]] = {OURS: own_trial(name, folder)}
     for way, options in TRAINERS.items():
         loop = TrainerLoop(paths, **options)
         loop.open()
         ways[way] = partial(loop.train, seed=0)
-    lines = []
     chosen = [(0, turn) for turn in range(DEFAULT_TURNS)] + [(other, 0) for other in range(1, 1 + OTHERS)]
-    for number, turn in chosen:
-        for way in sorted(ways, reverse=turn % 2 == 1):
+    planned = [(way, *one) for one in chosen for way in sorted(ways, reverse=one[1] % 2 == 1)]
+    for way, number, turn in [*planned, (RAY, 0, 0)]:
+        if (way, number, turn) not in done:
             began = time.perf_counter()
-            ways[way](configurations[number])
-            taken = time.perf_counter() - began
-            lines.append({"way": way, "configuration": number, "turn": turn, "seconds": taken})
-            print(f"{name}, configuration {number}, {way}: {taken:.1f} s", flush=True)
-    return [*lines, {"way": RAY, "configuration": 0, "turn": 0, "seconds": ray_seconds(name, folder)}]
+            trials = RAY_TRIALS if way == RAY else 1
+            ray_trials(name, folder) if way == RAY else ways[way](configurations[number])
+            seconds = (time.perf_counter() - began) / trials
+            print(f"{name}, configuration {number}, {way}: {seconds:.1f} s", flush=True)
+            with lines.open("a") as file:
+                one = {"way": way, "configuration": number, "turn": turn, "seconds": seconds}
+                file.write(json.dumps(one) + "\n")
 
 
 def own_trial(name: str, folder: Path) -> Callable[[Mapping[str, Any]], object]:
@@ -140,8 +141,8 @@ def own_trial(name: str, folder: Path) -> Callable[[Mapping[str, Any]], object]:
     return train
 
 
-def ray_seconds(name: str, folder: Path) -> float:
-    """Return the seconds from one trial's start to the next of Ray Tune, which starts a process for each."""
+def ray_trials(name: str, folder: Path) -> None:
+    """Train the default `RAY_TRIALS` times under Ray Tune, which starts a process for each trial."""
     import ray
     from ray import tune
 
@@ -156,23 +157,14 @@ def ray_seconds(name: str, folder: Path) -> float:
         loop.open()
         loop.train(values, seed=0, heard=heard)
 
-    ray.init(
-        include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": _here()}}
-    )
-    began = time.perf_counter()
+    environment = {"env_vars": {"PYTHONPATH": f"{Path(__file__).parent}:{Path(hpo.__file__).parents[1]}"}}
+    ray.init(include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env=environment)
     tune.Tuner(
         tune.with_resources(trainable, {"cpu": 2}), param_space=default,
         tune_config=tune.TuneConfig(num_samples=RAY_TRIALS),
         run_config=tune.RunConfig(verbose=0, storage_path=str(folder / "ray")),
     ).fit()  # fmt: skip
-    taken = (time.perf_counter() - began) / RAY_TRIALS
     ray.shutdown()
-    print(f"{name}, the default, {RAY}: {taken:.1f} s", flush=True)
-    return taken
-
-
-def _here() -> str:
-    return f"{Path(__file__).parent}:{Path(hpo.__file__).parents[1]}"
 
 
 def bank_of(name: str, folder: Path) -> Bank:

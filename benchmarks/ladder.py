@@ -33,6 +33,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import ladder_data
+import numpy as np
 import optuna
 import transformers
 from curve_peers import Handed, Peer, RayRule, search
@@ -43,8 +44,9 @@ from optuna.pruners import SuccessiveHalvingPruner
 from scipy.stats import t
 
 import hpo
-from hpo.messages import Ending, Outcome
+from hpo.messages import Assignment, Ending, Outcome
 from hpo.runners.callbacks import SearchCallback
+from hpo.runners.replay.curves import Curve, Point
 from hpo.runners.replay.simulated_search import simulate
 from hpo.space.space_file import space_of
 
@@ -110,8 +112,30 @@ def handed_over(task: Task, trials: float = NEVER * B2_TRIALS) -> list[Handed]:
     config = study(
         task.data, task.folder, seed=task.seed, budget={"time": f"{seconds:.0f}s"}, overrides=method.overrides
     )
-    found = simulate(config, ResponseSource(responses), metric="macro_f1")
+    found = simulate(config, PartlyScored(responses, config.evaluation.part_rows), metric="macro_f1")
     return [Handed(one.found_at, one.true_score) for one in found.incumbents]
+
+
+@dataclass(frozen=True, slots=True)
+class PartlyScored(ResponseSource):
+    """Curves whose rungs are scored on a part of validation: as recorded, and the noise of that part beside."""
+
+    rows: int
+
+    def curve(self, assignment: Assignment) -> Curve:
+        """Return the recorded curve, with noise of which the variance is that of an accuracy."""
+        curve = ResponseSource.curve(self, assignment)
+        random = np.random.default_rng(assignment.seed)
+        full = {one.rung for one in assignment.milestones if one.full}
+        more = 1 / self.rows - 1 / ladder_data.VALIDATION
+
+        def scored(point: Point) -> float:
+            if point.rung in full:
+                return point.score
+            return point.score + math.sqrt(max(0.0, point.score * (1 - point.score) * more)) * random.standard_normal()
+
+        points = tuple(replace(point, score=scored(point)) for point in curve.points)
+        return replace(curve, points=points)
 
 
 def average_seconds(bank: Bank) -> float:

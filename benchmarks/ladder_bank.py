@@ -2,7 +2,7 @@
 
 `record` trains configurations that are drawn at random from `SPACE`, each to its end, as a study of hpo, and so resumes
 where it was interrupted. Then each way to train takes the same few configurations in turns. A way's pace is the
-median, over these, of its seconds relative to hpo's.
+median, over these, of its seconds relative to those of the recorded trial, which is evaluated more often than usual.
 """
 
 import json
@@ -53,6 +53,8 @@ TRAINERS: Mapping[str, Mapping[str, Any]] = {
     HALVING: {"well": True, "evaluations": 2},
 }
 """Way to train under the Trainer -> its options of `TrainerLoop`."""
+FULL_REPORTS = 4
+"""Of a recorded trial."""
 DEFAULT_TURNS, OTHERS = 3, 3
 """How often each way trains the default, and how many other configurations it trains once."""
 RAY_TRIALS = 3
@@ -64,7 +66,7 @@ class Bank:
 
     responses: Responses
     paces: Mapping[str, float]
-    """Way to train -> its seconds relative to hpo's."""
+    """Way to train -> its seconds relative to those of the recorded trial."""
     default_ratios: Mapping[str, Sequence[float]]
     """Way to train -> hpo's seconds of the default relative to its own, once for each turn."""
     lengths: tuple[int, int, int]
@@ -92,9 +94,12 @@ def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: An
 
 def record(name: str, folder: Path, trials: int) -> None:
     """Train the bank of a data set and measure the paces; what is there already is kept."""
-    config = study(name, folder, search={"sampler": "random"}, budget={"trials": trials})
-    # As promotion evaluates, without its pauses.
-    config = config.model_copy(update={"search": config.search.model_copy(update={"pruner": "none"})})
+    # Each trial is evaluated at the shares of promotion, on all of validation, and none is pruned.
+    config = study(
+        name, folder, search={"sampler": "random"}, budget={"trials": trials},
+        evaluation={"full_reports": FULL_REPORTS, "rung_rows": ladder_data.VALIDATION},
+        confirmation={"finalists": 0, "audit": 1.0},
+    )  # fmt: skip
     results = hpo.run(config)
     recording = export_curves(open_database(config.store.url), name)
     (folder / f"{name}-curves.jsonl").write_text(to_lines(recording))
@@ -180,7 +185,7 @@ def bank_of(name: str, folder: Path) -> Bank:
         seconds.setdefault((one["way"], one["configuration"]), []).append(one["seconds"])
     ways = {way for way, _ in seconds}
     ratios = {
-        way: [median(seconds[way, number]) / median(seconds[OURS, number]) for other, number in seconds if other == way]
+        way: [median(seconds[way, number]) / rows[number].seconds for other, number in seconds if other == way]
         for way in ways
     }
     defaults = {

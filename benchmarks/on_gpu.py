@@ -2,7 +2,8 @@
 
 The pieces: the machine; a step beside a bare loop, in fp32 and in bf16; which precision is measured to pay; a trial's
 seconds as a probe foretells them over those that it takes; its memory as hpo counts it and as nvidia-smi does; a
-checkpoint's seconds. `benchmarks/on_gpu.sh` runs them all, within five minutes.
+checkpoint's seconds; LoRA trials of a decoder side by side; a step beside its matrix products alone.
+`benchmarks/on_gpu.sh` runs them all, within five minutes.
 
 Run: python benchmarks/on_gpu.py PIECE [--output FILE] [--device cpu]
 """
@@ -17,27 +18,30 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 import torch  # noqa: E402
-from transformers import BertConfig, BertModel, set_seed  # noqa: E402
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, set_seed  # noqa: E402
 
 from hpo.config.hyperparameters import Hyperparameters  # noqa: E402
 from hpo.data.splits import load_splits  # noqa: E402
 from hpo.files.checkpoints import write_checkpoint  # noqa: E402
 from hpo.messages import Action, Assignment, Milestone, Outcome  # noqa: E402
 from hpo.training.worker import Worker, open_worker, train  # noqa: E402
-from tests.models import WORDS, save_tiny_bert, tiny_study, write_texts  # noqa: E402
+from tests.models import WORDS, save_tiny_bert, save_tiny_llama, tiny_study, write_texts  # noqa: E402
 
 Figures = dict[str, Any]
 SHAPES = {"small": (6, 384), "base": (12, 768)}
 """Name -> layers and width: of MiniLM, and of BERT base."""
 ROWS = 2000
 WARM_STEPS = 5
-CHOSEN = Hyperparameters.model_validate({"batch_size": 16, "epochs": 2, "max_length": 128})
+SLOTS, SLOT_BATCHES = (1, 2, 4, 8), ((2, 32), (4, 128))
+SIZES = {"batch_size": 16, "epochs": 2, "max_length": 128}
+CHOSEN = Hyperparameters.model_validate(SIZES)
 
 
 def main() -> None:
@@ -133,6 +137,35 @@ def checkpoint(folder: Path, device: str) -> Figures:
     return found
 
 
+def slots(folder: Path, device: str) -> Figures:
+    """Return, for batches of `SLOT_BATCHES`, trials an hour with several slots relative to one."""
+    from slots import step_seconds
+
+    texts = write_texts(folder / "texts.csv", 200)
+    compute = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
+    config = tiny_study(llama(folder / "llama"), texts, model={"dtype": "bf16"}, compute=compute)
+    context = open_worker(config, load_splits(config.data, config.seed))._context
+    found: Figures = {}
+    for rows, tokens in SLOT_BATCHES:
+        seconds = {slots: median(of) for slots, of in step_seconds(context, rows, tokens, SLOTS, turns=3).items()}
+        found[f"{rows} x {tokens}"] = {slots: slots * seconds[1] / one for slots, one in seconds.items()}
+    return found
+
+
+def limits(folder: Path, device: str) -> Figures:
+    """Return, for each method, the line that `limits.py` prints of a step of 16 rows of 128 tokens."""
+    from limits import METHODS, batch_of, measured, step_of
+
+    worker = opened(folder, "base", device)
+    model, task, precision = worker._context.model, worker._context.task, worker._context.precision
+    batch = batch_of(model, CHOSEN.batch_size, CHOSEN.max_length)
+    steps = {
+        method: step_of(model, task, Hyperparameters.model_validate({**SIZES, **values}), batch, precision)
+        for method, values in METHODS.items()
+    }
+    return {method: measured(step, torch.device(device)) for method, step in steps.items()}
+
+
 PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
     "machine": machine,
     "overhead_fp32": overhead("fp32"),
@@ -141,6 +174,8 @@ PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
     "forecast": forecast,
     "memory": memory,
     "checkpoint": checkpoint,
+    "slots": slots,
+    "limits": limits,
 }
 
 
@@ -156,6 +191,24 @@ def bert(folder: Path, shape: str) -> Path:
             num_hidden_layers=layers,
             num_attention_heads=width // 64,
             intermediate_size=4 * width,
+        )
+    ).save_pretrained(saved)
+    return saved
+
+
+def llama(folder: Path) -> Path:
+    """Save a Llama of random weights and the shape of SmolLM2-135M, with the tokenizer of a few words."""
+    saved = save_tiny_llama(folder)
+    set_seed(0)
+    LlamaModel(
+        LlamaConfig(
+            vocab_size=len(WORDS) + 5,
+            hidden_size=576,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            intermediate_size=1536,
+            eos_token_id=0,
         )
     ).save_pretrained(saved)
     return saved

@@ -32,6 +32,7 @@ from hpo.model.backbone import Backbone
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
+from hpo.tasks.protocol import Task
 from hpo.training.gradients import Gradients
 from hpo.training.optimizer_step import OptimizerStep
 
@@ -100,7 +101,7 @@ def batch_of(model: Backbone, rows: int, length: int) -> Batch:
 
 
 def step_of(
-    model: Backbone, task: Classification, values: Hyperparameters, batch: Batch, precision: Any
+    model: Backbone, task: Task[Any], values: Hyperparameters, batch: Batch, precision: Any
 ) -> Callable[[], object]:
     """Return a training step of a trial."""
     gradients = Gradients()

@@ -99,7 +99,9 @@ def run(
     space, splits = prepared(config, callback)
     if gpu := unseen_gpu_warning(config.compute):
         callback.note(gpu)
-    config = with_evaluation_defaults(_as_begun(with_dtype(config, space)), space, splits)
+    config = _as_begun(with_dtype(config, space))
+    if searches:
+        config = with_evaluation_defaults(config, space, splits)
     if config.compute.runner == "ray_tune":
         callback.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."

@@ -142,7 +142,7 @@ def test_stop_prunes_and_pause_pauses_at_the_next_step(worker: Worker):
         reports, outcome = trained(worker, tiny_assignment(), {250: action})
         assert len(reports) == 1
         assert outcome.ending is expected
-        assert outcome.reason.endswith("after step 4 of 16.")
+        assert outcome.reason == "At step 4 of 16."
         assert outcome.best is None
 
 

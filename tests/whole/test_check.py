@@ -122,7 +122,8 @@ def test_what_a_warm_start_would_take_over_is_told(config: StudyConfig) -> None:
 
 def test_warnings_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:
     probes |= {16: replace(EASY, first_loss=3.0), 8: EASY}
-    found = check(changed(config, "space.max_length.value=4", "budget.time=7m", "budget.trial_time=40s"))
+    limits = ("budget.time=7m", "budget.trial_time=40s", "budget.trials=40")
+    found = check(changed(config, "space.max_length.value=4", *limits))
     longest = max(end.seconds for end in found.forecast.extremes.values())
     assert [one.partition(",")[0] for one in found.warnings] == [
         "The loss at the first step is 3.00",

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in five minutes
 	$(BIN)/hpo demo
 
-example-llm: $(VENV)/.demo $(VENV)/.decoder  ## LoRA of a real language model, searched in about eight minutes
+example-llm: $(VENV)/.demo $(VENV)/.decoder  ## LoRA of a real language model, searched in about seven minutes
 	$(BIN)/hpo demo --llm
 
 test: $(VENV)/.dev  ## the tests, in under ten minutes

@@ -154,19 +154,26 @@ def read_responses(path: Path) -> Responses:
         return Responses(table, dict(fit))
 
 
-def fit_table(table: Table) -> dict[str, Floats]:
+def fit_table(table: Table, least_deviation: float = 0.0) -> dict[str, Floats]:
     """Return the weights of the rows in the mean, their residual curves, and what the mean is made with.
 
     Both scores of all shares have one kernel, a Matern one with a length for each axis and noise (Rasmussen and
     Williams 2006, chapters 2 and 4), found by the likelihood of the final scores. A row's residual is what it lies from
     the mean, widened by as much as it has drawn the mean to itself.
+
+    Args:
+        table: the table.
+        least_deviation: lower bound of the standard deviation of a score between seeds and rows; a few rows alone may
+            seem free of it.
     """
     scores = np.array([[_on_shares(row.shares, one) for one in (row.searched, row.judged)] for row in table.rows])
     top = scores.max() + (scores.max() - np.median(scores[..., -1]))
     warped = -np.log(top - scores)
     places = table.places([row.values for row in table.rows])
     final = warped[:, 0, -1]
-    kernel = _fitted_kernel(places, (final - final.mean()) / final.std())
+    # On the scale of the kernel: what a score deviates by, over what the scores of all rows do.
+    least_noise = (least_deviation / scores[:, 0, -1].std()) ** 2
+    kernel = _fitted_kernel(places, (final - final.mean()) / final.std(), least_noise)
     covariance = np.array([_covariance(places - place, kernel) for place in places])
     factor = cho_factor(covariance + kernel["noise"] * np.eye(len(places)))
     mean = warped.mean(axis=0)
@@ -186,13 +193,14 @@ def fit_table(table: Table) -> dict[str, Floats]:
     }
 
 
-def _fitted_kernel(places: Floats, final: Floats) -> dict[str, Floats]:
+def _fitted_kernel(places: Floats, final: Floats, least_noise: float) -> dict[str, Floats]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     drawn = np.random.default_rng(0).permutation(len(places))[:FITTED_ROWS]
-    kernel = ConstantKernel() * Matern(np.full(places.shape[1], 0.5), (0.05, 20.0), nu=2.5) + WhiteKernel(0.1)
+    noise = WhiteKernel(max(0.1, least_noise), (max(1e-5, least_noise), 1e5))
+    kernel = ConstantKernel() * Matern(np.full(places.shape[1], 0.5), (0.05, 20.0), nu=2.5) + noise
     # An axis that does not matter has a length at the end of its range, of which it warns.
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         fitted = GaussianProcessRegressor(kernel, random_state=0).fit(places[drawn], final[drawn]).kernel_

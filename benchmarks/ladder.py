@@ -52,7 +52,7 @@ from hpo.space.space_file import space_of
 
 B2_TRIALS = 16
 QUICK_TRIALS, QUICK_SEEDS = 16, 5
-NEVER = 4.0
+NEVER = 2.0
 """Time over T at which a search ends."""
 GOAL, DEFAULT_GOAL, UPPER_GOAL = 0.5, 0.7, 1.0
 """Of the time over T, of hpo's seconds of the default over B2's, and of the upper end of the interval of the first."""

@@ -59,6 +59,8 @@ FULL_REPORTS = 4
 DEFAULT_TURNS, OTHERS = 3, 2
 """How often each way trains the default, and how many other configurations it trains once."""
 RAY_TRIALS = 3
+LEAST_DEVIATION = (0.75 * 0.25 / ladder_data.VALIDATION) ** 0.5
+"""Standard deviation of an accuracy of 0.75 on the validation rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +196,7 @@ def bank_of(name: str, folder: Path) -> Bank:
         way: [one / other for one, other in zip(seconds[OURS, 0], seconds[way, 0], strict=False)] for way in ways
     }
     return Bank(
-        responses=Responses(table, fit_table(table)),
+        responses=Responses(table, fit_table(table, LEAST_DEVIATION)),
         paces={way: median(found) for way, found in ratios.items()},
         default_ratios=defaults,
         lengths=_lengths(name, folder),

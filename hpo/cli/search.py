@@ -55,7 +55,7 @@ def demo(
     given: Mapping[str, Any],
     output: options.Output = None,
     as_json: options.Json = False,
-    llm: Annotated[bool, typer.Option("--llm", help="Tune LoRA for SmolLM2-135M: eight minutes.")] = False,
+    llm: Annotated[bool, typer.Option("--llm", help="Tune LoRA for SmolLM2-135M: seven minutes.")] = False,
 ) -> None:
     """Run an example search on a real model and real headlines. Needs no hub and no account; takes five minutes."""
     from hpo.config.loading import load_config

@@ -143,7 +143,8 @@ def slots(folder: Path, device: str) -> Figures:
 
     texts = write_texts(folder / "texts.csv", 200)
     compute = {"device": device, "precision": "bf16" if device == "cuda" else "fp32"}
-    config = tiny_study(llama(folder / "llama"), texts, model={"dtype": "bf16"}, compute=compute)
+    saved = llama(folder / "llama")
+    config = tiny_study(saved, texts, model={"name": str(saved), "dtype": "bf16"}, compute=compute)
     context = open_worker(config, load_splits(config.data, config.seed))._context
     found: Figures = {}
     for rows, tokens in SLOT_BATCHES:

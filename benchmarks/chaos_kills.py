@@ -1,6 +1,7 @@
 """Kills of workers and leaders at named points: nothing is lost or duplicated, and the weights are equal."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -22,29 +23,39 @@ TRIALS, TRIALS_OF_DECODER, SHORT_TRIALS = 220, 110, 12
 KILLS, KILLS_OF_DECODER = {"worker": 50, "leader": 20}, {"worker": 25, "leader": 10}
 SHORT_KILLS = {"worker": 3, "leader": 1}
 SEED = 7
+MOST_DIFFERENCE = 1e-5
+"""Relative difference of the losses of a trial that shared its steps from those of the same beside others."""
 LEADER = str(Path(__file__).with_name("chaos.py"))
 
 
 def kills(folder: Path, short: bool) -> list[material.Figure]:
-    """Kill workers and leaders of a search of an encoder, and of LoRA of a decoder."""
+    """Kill workers and leaders of a search of an encoder, and of LoRA of a decoder, alone and two in each worker."""
     encoder, decoder = (
         ((SHORT_TRIALS, SHORT_KILLS),) * 2 if short else ((TRIALS, KILLS), (TRIALS_OF_DECODER, KILLS_OF_DECODER))
     )
-    return [*of_one(folder / "encoder", *encoder), *of_one(folder / "decoder", *decoder, decoder=True)]
+    return [
+        *of_one(folder / "encoder", *encoder),
+        *of_one(folder / "decoder", *decoder, decoder=True),
+        *of_one(folder / "two slots", *decoder, decoder=True, slots=2),
+    ]
 
 
-def of_one(folder: Path, trials: int, planned: dict[str, int], *, decoder: bool = False) -> list[material.Figure]:
+def of_one(
+    folder: Path, trials: int, planned: dict[str, int], *, decoder: bool = False, slots: int = 1
+) -> list[material.Figure]:
     """Kill those of one search until the schedule is through; hold it against one that nobody killed."""
-    whole, cut = (prepared(folder / name, trials, asked, decoder) for name, asked in (("whole", {}), ("cut", planned)))
+    whole, cut = (
+        prepared(folder / name, trials, asked, decoder, slots) for name, asked in (("whole", {}), ("cut", planned))
+    )
     lead_to_the_end(whole)
     deaths, orphans = lead_to_the_end(cut)
     figures = [*of_kills(cut, planned, deaths, orphans), *of_results(whole, cut, trials)]
     return [replace(one, name=f"{folder.name}: {one.name}") for one in figures]
 
 
-def prepared(folder: Path, trials: int, planned: dict[str, int], decoder: bool) -> Path:
+def prepared(folder: Path, trials: int, planned: dict[str, int], decoder: bool, slots: int) -> Path:
     """Write a study and its schedules into `folder`."""
-    config = material.study_in(folder, budget={"trials": trials}, decoder=decoder)
+    config = material.study_in(folder, budget={"trials": trials}, decoder=decoder, compute={"slots": slots})
     points = runner.files_folder(config) / FOLDER
     points.mkdir(parents=True)
     for who, of in (("worker", OF_WORKERS), ("leader", OF_LEADERS)):
@@ -126,8 +137,16 @@ def of_results(undisturbed: Path, cut: Path, trials: int) -> list[material.Figur
     proposals = Counter(json.dumps(trial.params, sort_keys=True) for trial in stored)
     repeated = sum(proposals.values()) - len(proposals)
     trained = ledger(found / "trained.jsonl")
-    weights = {line["trial"]: line["weights"] for line in ledger(expected / "trained.jsonl")}
-    same = sum(line["weights"] == weights[line["trial"]] for line in trained)
+    others = {line["trial"]: line for line in ledger(expected / "trained.jsonl")}
+    # Which trials a step is shared with is a matter of time, and a shared step is equal up to rounding.
+    exact = config.compute.slots == 1
+    same = sum(
+        line["weights"] == others[line["trial"]]["weights"]
+        if exact
+        else math.isclose(line["loss"], others[line["trial"]]["loss"], rel_tol=MOST_DIFFERENCE)
+        for line in trained
+    )
+    name = "final weights equal to the last bit" if exact else f"best losses within {MOST_DIFFERENCE:g}"
     resumed = sum(line["resumed"] > 0 for line in trained)
     return [
         figure("states in the store", describe(states), states == {"COMPLETE": trials}),
@@ -139,7 +158,7 @@ def of_results(undisturbed: Path, cut: Path, trials: int) -> list[material.Figur
         ),
         figure("proposals repeated", str(repeated), repeated == 0),
         figure("trials that went on from a checkpoint", str(resumed), resumed > 0),
-        figure("final weights equal to the last bit", f"{same} of {len(trained)}", same == len(trained) >= trials),
+        figure(name, f"{same} of {len(trained)}", same == len(trained) >= trials),
     ]
 
 

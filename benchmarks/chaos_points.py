@@ -147,8 +147,14 @@ def open_doomed(
     def finished(messages: Any, *_: object) -> None:
         for outcome in (message for message in messages if isinstance(message, Outcome)):
             if outcome.ending is Ending.COMPLETED:
-                weights = digest(worker._context.model.network.state_dict())
-                note(folder / "trained.jsonl", trial=outcome.trial, weights=weights, resumed=outcome.resumed_examples)
+                assert outcome.best is not None
+                note(
+                    folder / "trained.jsonl",
+                    trial=outcome.trial,
+                    weights=digest(worker._context.model.network.state_dict()),
+                    loss=outcome.best.validation.values["loss"],
+                    resumed=outcome.resumed_examples,
+                )
             doom.passes("before the finish")
 
     Checkpoints.is_due = is_due  # type: ignore[method-assign,assignment]

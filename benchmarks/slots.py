@@ -4,21 +4,22 @@ Of each model, rows of a batch and tokens of a row, numbers of slots take optimi
 that whatever else the machine does slows all alike. Printed are the trials of 100 steps an hour with one slot, and how
 many times as many there are with more slots: the median over the turns.
 
-A search with more slots learns from each result later. How long as many workers, each as fast as one, take to the score
-that another search has after 24 trials is simulated, on generated learning curves. From both follows the time to that
-score, over the time with one slot: it stands in brackets.
+A search with more slots learns from each result later. In brackets stands the time to a good score over that with one
+slot, if a trial is worth `KEPT_OF_DOUBLE` of one in a search with half the slots. Batches of all trials together with
+more than `--most-tokens` are left out: they are trained one after the other.
 
 Run: python benchmarks/slots.py [--quick] [--models minilm smollm2] [--rows 2 4 8 16] [--tokens 16 32 64 128 512]
-     [--slots 1 2 4 8 16] [--turns 5] [--seeds 20] [--threads 2] [--device cpu|cuda]
+     [--slots 1 2 4 8 16] [--turns 5] [--most-tokens 2048] [--threads 2] [--device cpu|cuda]
 """
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,10 @@ import torch
 from step_overhead import minilm, smollm2, write_texts
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import collate
 from hpo.data.splits import load_splits
-from hpo.runners.replay.generated_curves import GeneratedCurves
-from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
+from hpo.search.preflight import KEPT_OF_DOUBLE
 from hpo.training.context import TrainingContext
 from hpo.training.gradients import SlotBatch
 from hpo.training.optimizer_step import OptimizerStep
@@ -42,11 +41,7 @@ STEPS = 100
 """Of the trial whose number an hour is printed."""
 TARGET, TARGET_ROWS, TARGET_TOKENS = 1.3, (2, 4), (16, 32)
 """Least times as many trials an hour with the best number of slots, on these batches."""
-OTHER = 1000
-"""Added to the seed of a search, for another."""
-TRIALS, MOST_TRIALS = 24, 72
-"""Of the search that sets the score, and of those that are to come to it."""
-QUICK = {"rows": [2, 4], "tokens": [16, 32], "slots": [1, 4, 8], "turns": 3, "seeds": 3}
+QUICK = {"rows": [2, 4], "tokens": [16, 32], "slots": [1, 4, 8], "turns": 3}
 
 
 def main() -> None:
@@ -58,20 +53,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 32, 64, 128, 512])
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--most-tokens", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     if options.quick:
         parser.set_defaults(**QUICK)
         options = parser.parse_args()
-    efficiency = searched(options.slots, options.seeds)
     missed = False
     for model in options.models:
         with opened(model, options) as context:
             for tokens in options.tokens:
                 for rows in options.rows:
-                    times = row(context, model, rows, tokens, options, efficiency)
+                    times = row(context, model, rows, tokens, options)
                     missed |= rows in TARGET_ROWS and tokens in TARGET_TOKENS and max(times.values()) < TARGET
     raise SystemExit(missed)
 
@@ -92,23 +86,18 @@ def opened(model: str, options: argparse.Namespace) -> Iterator[TrainingContext]
         yield open_worker(config, load_splits(config.data, config.seed))._context
 
 
-def row(
-    context: TrainingContext,
-    model: str,
-    rows: int,
-    tokens: int,
-    options: argparse.Namespace,
-    efficiency: Mapping[int, float],
-) -> dict[int, float]:
+def row(context: TrainingContext, model: str, rows: int, tokens: int, options: argparse.Namespace) -> dict[int, float]:
     """Measure one size, print its line, and return slots -> times as many trials an hour as with one."""
-    seconds = step_seconds(context, rows, tokens, options.slots, options.turns)
+    counts = [slots for slots in options.slots if slots == 1 or slots * rows * tokens <= options.most_tokens]
+    seconds = step_seconds(context, rows, tokens, counts, options.turns)
     solo = median(seconds[1])
     times = {
         slots: median(slots * one / several for one, several in zip(seconds[1], taken, strict=True))
         for slots, taken in seconds.items()
         if slots > 1
     }
-    cells = "  ".join(f"{slots}: {value:.2f} ({1 / (value * efficiency[slots]):.2f})" for slots, value in times.items())
+    worth = {slots: value * KEPT_OF_DOUBLE ** math.log2(slots) for slots, value in times.items()}
+    cells = "  ".join(f"{slots}: {value:.2f} ({1 / worth[slots]:.2f})" for slots, value in times.items())
     print(f"{model:8} {rows:2} x {tokens:3}  {3600 / (STEPS * solo):7.0f} an hour  {cells}", flush=True)
     return times
 
@@ -147,36 +136,6 @@ def step(context: TrainingContext, trainings: Sequence[OptimizerStep], batches: 
         training.take(loss)
     if context.device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def searched(counts: Sequence[int], seeds: int) -> dict[int, float]:
-    """Return slots -> how much of its trials an hour a search keeps, as it learns from results later; print them."""
-    found: dict[int, list[float]] = {count: [] for count in counts}
-    for seed in range(seeds):
-        # Of another search: the time to a score of its own would be better than any other's by selection alone.
-        target = simulated(seed, OTHER + seed, 1, TRIALS).incumbents[-1].true_score
-        seconds = {count: reached(simulated(seed, seed, count, MOST_TRIALS), target) for count in counts}
-        for count in counts:
-            found[count].append(seconds[1] / (count * seconds[count]))
-    efficiency = {count: geometric_mean(values) for count, values in found.items()}
-    shares = ", ".join(f"{count}: {share:.2f}" for count, share in efficiency.items())
-    print(f"of its trials an hour a search keeps, by workers of one speed: {shares}")
-    return efficiency
-
-
-def simulated(truth: int, seed: int, workers: int, trials: int) -> SimulatedSearch:
-    """Return a search with what is shipped, in the space of LoRA, over the curves of a truth."""
-    values = {
-        "study": "slots", "model": {"name": "any"}, "data": {"train": "any.csv"}, "seed": seed, "space": "encoder_lora",
-        "compute": {"runner": "processes", "workers": workers, "device": "cpu"}, "budget": {"trials": trials},
-        "confirmation": {"finalists": 0},
-    }  # fmt: skip
-    return simulate(load_config(values=values), GeneratedCurves(truth))
-
-
-def reached(search: SimulatedSearch, target: float) -> float:
-    """Return when a search would have shown a configuration that is as good, in seconds; its end where it never did."""
-    return next((one.found_at for one in search.incumbents if one.true_score >= target), search.seconds)
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ class ComputeConfig(Typed):
     ranks: OneOrMore | None = None
     """Processes that train one trial together by data parallelism, each on its own GPU or on the CPU. Null for
     `gpus_per_trial` if that is above 1, otherwise 1."""
-    slots: OneOrMore | Literal["auto"] = 1
+    slots: OneOrMore | Literal["auto"] = "auto"
     """Trials that one worker trains side by side on one shared frozen backbone. Above 1 only if `method` is always
     `head` or always `lora` in the space, and `kept_layers` has a single value. `auto` measures the best number at the
     first start of the study, and is 1 in any other space."""

@@ -37,8 +37,9 @@ IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> module of the extra that implements it."""
 SHARING = {"head", "lora"}
 """Methods that leave the pretrained weights as they are."""
-KEPT_OF_DOUBLE = 0.8
-"""Value of a trial relative to one in a search with half the slots, which learns from each earlier (assumed)."""
+KEPT_OF_DOUBLE = 0.9
+"""Value of a trial relative to one in a search with half the slots, which learns from each result earlier: on published
+learning curves a search with eight workers took a sixth of the time of one with one worker, and 0.9**3 * 8 is 6."""
 LEAST_GAIN = 1.1
 """Least speed-up to a good score for which trials are trained together."""
 JOINT = ("gp", "cmaes")
@@ -163,8 +164,10 @@ def best_slots(rates: Mapping[int, float]) -> int:
     """Return the number of trials to train together in a worker, for the least time to a good score.
 
     Args:
-        rates: number of trials trained together, including 1 -> steps per second of all.
+        rates: number of trials trained together, including 1 -> steps per second of all; or empty.
     """
+    if not rates:
+        return 1
     found = {slots: rate * KEPT_OF_DOUBLE ** math.log2(slots) for slots, rate in rates.items()}
     best = max(found, key=lambda slots: found[slots])
     return best if found[best] >= LEAST_GAIN * found[1] else 1

@@ -102,7 +102,7 @@ PASSES = 1 + ROUNDS
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
 """Smallest number of rows whose time is representative of a batch."""
-LEAST_GAIN = 1.15
+LEAST_GAIN = 1.1
 """Least speed-up of bf16 that is worth its rounding."""
 MOST_DIFFERENCE = 0.05
 """Largest relative distance (Euclidean) between bf16 and fp32 logits that count as equal."""

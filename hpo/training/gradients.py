@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PASS_TOKENS = {"cpu": 128, "cuda": 8192}
 """Fixed cost of a forward and backward pass, in tokens, by device type."""
-MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
+MOST_SHARED_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens from which larger passes gain nothing, by device type: the most tokens of a pass over several trials."""
 
 
@@ -52,7 +52,7 @@ class Gradients:
         """
         self._rank_group, self._checkpointing = rank_group, checkpointing
         self._micro_batch: dict[MemoryKey, MicroBatch] = {}
-        self._most_tokens = dict(MOST_TOKENS)
+        self._most_tokens = dict(MOST_SHARED_TOKENS)
         self._can_share_passes = True
         """True if batches of several trials can share a pass through the model, as far as is known."""
         self._slots: Slots | None = None

@@ -22,7 +22,7 @@ from hpo.model.methods import transformer_layers
 from hpo.model.randomness import RandomState
 from hpo.training.context import BatchMaker, TrainingContext
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
-from hpo.training.gradients import PASS_TOKENS, SlotBatch
+from hpo.training.gradients import MOST_SHARED_TOKENS, PASS_TOKENS, SlotBatch
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 
 MOST_LENGTHS = 1000
@@ -83,6 +83,8 @@ def slot_rates(
 ) -> dict[int, float]:
     """Train 1, 2, 4 and more trials together for a few steps each, until more trials are hardly faster in total.
 
+    Nothing is trained if a typical batch of one trial is as large as a shared pass may be.
+
     The model ends with its pretrained weights, and torch's random state as it was.
 
     Args:
@@ -91,12 +93,15 @@ def slot_rates(
         most_seconds: approximate limit.
 
     Returns:
-        Number of trials -> steps per second of all together; at least 1 is among them.
+        Number of trials -> steps per second of all together; empty if nothing was trained.
 
     Raises:
         ModelError, ConfigurationError: the model does not support the hyperparameters.
     """
     until, make_batch = time.perf_counter() + most_seconds, context.batch_maker(hyperparameters)
+    lengths = context.tokenized(hyperparameters.max_length)["train"].tokens.lengths
+    if lengths.mean() * hyperparameters.batch_size >= MOST_SHARED_TOKENS[context.device.type]:
+        return {}
     rates: dict[int, float] = {}
     trainings: list[OptimizerStep] = []
     batches: list[Batch] = []

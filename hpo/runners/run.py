@@ -48,7 +48,7 @@ from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
-from hpo.store.studies import confirmation_of, recorded_studies, study_names
+from hpo.store.studies import confirmation_of, recorded_configuration, study_names
 from hpo.store.study_store import refuse_other_semantics
 from hpo.training.device import unseen_gpu_warning, with_dtype
 from hpo.training.worker import Worker
@@ -152,11 +152,11 @@ def _refuse_unsearched(config: StudyConfig) -> None:
 def _as_begun(config: StudyConfig) -> StudyConfig:
     """Return a study whose unset evaluation settings are those it was begun with, because defaults may have changed."""
     with closing(open_database(config.store.url)) as database:
-        if config.study not in recorded_studies(database):
-            return config
-        stored = read_results(database, config.study).configuration["evaluation"]
+        begun = recorded_configuration(database, config.study)
+    if begun is None:
+        return config
     asked = config.evaluation
-    found = {name: getattr(asked, name) or stored.get(name) for name in ("full_reports", "rung_rows")}
+    found = {name: getattr(asked, name) or begun["evaluation"].get(name) for name in ("full_reports", "rung_rows")}
     return config.model_copy(update={"evaluation": asked.model_copy(update=found)})
 
 

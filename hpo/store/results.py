@@ -20,10 +20,9 @@ from hpo.store.study_store import (
     CONFIRMS_ATTRIBUTE,
     METRIC_ATTRIBUTE,
     RUNGS_ATTRIBUTE,
-    STUDY_ROW,
-    UID_ATTRIBUTE,
     UNSEEN_ATTRIBUTE,
     made_from,
+    recorded_row,
 )
 from hpo.store.tables import AUDIT_EVENT, BASELINE_EVENT, STUDY, TEST_EVENT, EventLog, StudyRows, attempts, evaluations
 from hpo.store.trials import BEST_OF_TRIAL, held_out_from_json, scores_from_json
@@ -305,8 +304,8 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
     with opened_study(database, name) as (name, rows):
         storage, log = database.storage, EventLog(rows)
         attributes = storage.get_study_user_attrs(rows.study_id)
-        row = rows.execute(STUDY_ROW).mappings().first()
-        if row is None or row["uid"] != attributes.get(UID_ATTRIBUTE):
+        row = recorded_row(rows, attributes)
+        if row is None:
             raise StoreError(f"The study {name!r} was not made by hpo, which knows nothing of its configurations.")
         newest = {row["trial"]: row for row in rows.execute(_BY_NUMBER).mappings()}
         return StudyResults(

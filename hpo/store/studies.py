@@ -1,9 +1,11 @@
 """Studies of a store: listed, chosen by name, deleted."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
@@ -12,7 +14,7 @@ from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.store.database import Database
 from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import FrozenStudy, studies_in
-from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UID_ATTRIBUTE, delete_rows
+from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, delete_rows, recorded_row
 from hpo.store.tables import StudyRows
 
 Refuse = Callable[[str, LeaseRecord], None]
@@ -59,10 +61,13 @@ def study_names(database: Database) -> list[str]:
         return [study.study_name for study in _begun_studies(database).values()]
 
 
-def recorded_studies(database: Database) -> list[str]:
-    """Return the names of the studies that hpo made."""
-    with database.read_transaction():
-        return [one.study_name for one in studies_in(database.storage).values() if UID_ATTRIBUTE in one.user_attrs]
+def recorded_configuration(database: Database, name: str) -> dict[str, Any] | None:
+    """Return the configuration that a study was begun with; None if hpo has begun no study of that name."""
+    with database.read_transaction() as connection:
+        for study_id, study in studies_in(database.storage).items():
+            if study.study_name == name and (row := recorded_row(StudyRows(study_id, connection), study.user_attrs)):
+                return dict(json.loads(row["configuration"]))
+    return None
 
 
 @contextmanager

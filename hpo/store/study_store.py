@@ -87,10 +87,8 @@ class StudyStore:
 
     def record(self) -> StudyRecord | None:
         """Return the settings of the study; None if not recorded yet."""
-        row = self._row()
-        if row is None or row["uid"] != self.study.user_attrs.get(UID_ATTRIBUTE):
-            return None
-        return StudyRecord(**made_from(row))
+        row = recorded_row(self.rows, self.study.user_attrs)
+        return None if row is None else StudyRecord(**made_from(row))
 
     def create(self, record: StudyRecord, metric: str) -> None:
         """Record the settings of the study, and name its metric for Optuna's dashboard."""
@@ -125,6 +123,15 @@ class StudyStore:
 
     def _write(self, **values: Any) -> None:
         self.rows.execute(sa.update(studies).where(studies.c.study_id == STUDY).values(values))
+
+
+def recorded_row(rows: StudyRows, attributes: Mapping[str, Any]) -> RowMapping | None:
+    """Return our row of a study with these attributes; None if hpo did not make it.
+
+    A row may be left of an earlier study with the same number, deleted with Optuna's own tools; its uid is another.
+    """
+    row = rows.execute(STUDY_ROW).mappings().first()
+    return row if row is not None and row["uid"] == attributes.get(UID_ATTRIBUTE) else None
 
 
 def made_from(row: RowMapping) -> dict[str, Any]:

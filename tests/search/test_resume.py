@@ -1,5 +1,6 @@
 """A later start goes on where the last one ended: nothing twice, nothing lost, and never into another study."""
 
+from contextlib import closing
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from hpo.search.steering import enqueue
 from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database
+from hpo.store.studies import recorded_configuration
 from tests.search.scripted import (
     CPU,
     SPACE,
@@ -319,6 +321,20 @@ def test_a_leader_of_a_deleted_study_is_refused_by_the_next_one_of_its_number(sq
             with pytest.raises(Exception, match="is now led by"):
                 old.next_assignment("late", CPU)
             assert rows(sqlite_url, "SELECT 1 FROM hpo_attempts") == []
+
+
+def test_what_a_study_was_begun_with_is_read_without_its_trials(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_database(database_url)) as database:
+        assert recorded_configuration(database, "scripted") is None
+        assert database.storage.get_all_studies() == [], "a look creates no study"
+        with led(study_at(database_url)) as coordinator:
+            search(coordinator)
+        monkeypatch.delattr(optuna.storages.RDBStorage, "get_all_trials")
+        found = recorded_configuration(database, "scripted")
+    assert found is not None
+    assert found["evaluation"]["first_rung"] == 250
 
 
 def test_measurements_are_kept_for_later_starts(database_url: str) -> None:

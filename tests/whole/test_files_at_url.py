@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import pytest
 
@@ -14,16 +13,12 @@ from hpo.runners.check.check import check
 from hpo.runners.run import files_folder, run
 from tests.command_line import Hpo
 from tests.object_store import ObjectStore, names_at
+from tests.whole.test_run import with_changes
 
 
 @pytest.fixture
 def url(store: ObjectStore) -> str:
     return store.fresh_url()
-
-
-def with_changes(config: StudyConfig, **sections: dict[str, Any]) -> StudyConfig:
-    changed = {name: {**config.model_dump()[name], **section} for name, section in sections.items()}
-    return StudyConfig.model_validate({**config.model_dump(), **changed})
 
 
 def kept_at(url: str) -> list[str]:

@@ -12,7 +12,6 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, ModelError, StudyMismatchError, TrainingError
 from hpo.export.configs import configuration_of, stored_verdict, to_json, to_yaml
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Report
-from hpo.objective import FineTuneObjective
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.run import run
 
@@ -216,38 +215,6 @@ def test_a_rate_at_which_training_diverges_is_pruned_with_a_reason_and_never_the
     assert "no longer" in results.trials[0].reason
 
 
-def test_the_plain_objective_gives_what_the_search_gives_for_the_same_configuration(config: StudyConfig) -> None:
-    searched = run(with_changes(config, budget={"trials": 1}))
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
-    study.enqueue_trial({"learning_rate": 1e-2, "batch_size": 8})
-    study.optimize(FineTuneObjective(config), n_trials=2)
-    assert study.trials[0].value == searched.trials[0].score
-    assert study.trials[0].user_attrs["learning_rate"] == 1e-2
-    assert list(study.trials[0].intermediate_values) == [250, 500, 750, 1000]
-    assert study.trials[1].state.name == "COMPLETE"
-
-
-def test_the_plain_objective_asks_optunas_pruner_and_prunes(config: StudyConfig) -> None:
-    class Always(optuna.pruners.BasePruner):
-        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-            return True
-
-    # Batches of 2 make 20 steps before the end, which is the least that may decide.
-    small = with_changes(config, space={**dict(config.space), "batch_size": {"value": 2}})  # type: ignore[arg-type]
-    study = optuna.create_study(direction="maximize", pruner=Always())
-    study.optimize(FineTuneObjective(small), n_trials=1)
-    assert study.trials[0].state.name == "PRUNED"
-    assert max(study.trials[0].intermediate_values) < 1000
-
-
-def test_the_plain_objective_tells_optuna_of_what_cannot_be_trained(config: StudyConfig) -> None:
-    space = {**dict(config.space), "learning_rate": {"value": 1e9}}  # type: ignore[arg-type]
-    study = optuna.create_study(direction="maximize")
-    study.optimize(FineTuneObjective(with_changes(config, space=space)), n_trials=1)
-    assert study.trials[0].state.name == "PRUNED"
-    assert study.trials[0].constraints == {"trainable": 1.0}
-
-
 def test_the_best_configuration_is_read_back_from_each_format(config: StudyConfig) -> None:
     results = run(config)
     content = configuration_of(results, stored_verdict(results))
@@ -339,23 +306,6 @@ def test_three_failures_in_a_row_end_the_search_and_leave_the_rest_of_its_budget
     trials = optuna.load_study(study_name="tiny", storage=config.store.url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "FAIL"]
     assert "device lost" in trials[0].user_attrs["reason"]
-
-
-def test_a_trial_that_fails_after_a_full_report_is_no_score_of_the_plain_objective(
-    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    objective = FineTuneObjective(config)
-    study = optuna.create_study(direction="maximize")
-    taken = []
-
-    def failing_late(training: object, loss: object) -> None:
-        taken.append(loss)
-        if len(taken) > 12:
-            raise RuntimeError("device lost")
-
-    monkeypatch.setattr("hpo.training.optimizer_step.OptimizerStep.take", failing_late)
-    study.optimize(objective, n_trials=1, catch=(TrainingError,))
-    assert study.trials[0].state.name == "FAIL"
 
 
 def test_another_precision_than_the_study_was_begun_in_is_refused(config: StudyConfig) -> None:

@@ -20,7 +20,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.tokenization import Tokens
-from hpo.messages import Action, Assignment, Milestone, Outcome, Progress, Report
+from hpo.messages import Action, Assignment, Milestone, Outcome, Progress, Report, Scores
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.protocol import Task
@@ -155,6 +155,25 @@ def tiny_assignment(hyperparameters: Hyperparameters | None = None, **values: An
         "maximum_passes": 2,
     }
     return Assignment(**(usual | values))
+
+
+def tiny_report(trial: int = 1, *, score: float = 0.5, **values: Any) -> Report:
+    """Return a report of a full evaluation in the middle of a trial, with that macro F1; `values` are other fields."""
+    usual: dict[str, Any] = {
+        "attempt": 1,
+        "rung": 500,
+        "full": True,
+        "decides": False,
+        "step": 8,
+        "epoch": 1.0,
+        "examples_seen": 64,
+        "learning_rate": 1e-3,
+        "train_loss": 0.5,
+        "validation": Scores(metric="macro_f1", values={"macro_f1": score}, rows=16),
+        "seconds": 1.0,
+        "peak_memory_bytes": 0,
+    }
+    return Report(trial=trial, **(usual | values))
 
 
 def trained(

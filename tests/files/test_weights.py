@@ -19,24 +19,10 @@ from hpo.files.weights import (
     weights_are_of,
     weights_path,
 )
-from hpo.messages import Report, Scores
+from tests.models import tiny_report
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, 2).T}
-REPORT = Report(
-    trial=1,
-    attempt=2,
-    rung=500,
-    full=True,
-    decides=False,
-    step=8,
-    epoch=1.0,
-    examples_seen=64,
-    learning_rate=1e-3,
-    train_loss=0.5,
-    validation=Scores(metric="macro_f1", values={"macro_f1": 0.1 + 0.2}, rows=16),
-    seconds=1.0,
-    peak_memory_bytes=0,
-)
+REPORT = tiny_report(attempt=2, score=0.1 + 0.2)
 
 
 def at(root: Path, trial: int = 1, **values: Any) -> TrialFiles:

@@ -3,9 +3,10 @@
 import numpy as np
 
 from hpo.config.loading import load_config
-from hpo.messages import Dimensions, Probe, Report, Scores, Timed
+from hpo.messages import Dimensions, Probe, Report, Timed
 from hpo.search.trial_sizes import Workload
 from hpo.space.space_file import space_of
+from tests.models import tiny_report
 
 CONFIG = load_config(
     values={"study": "s", "model": {"name": "none"}, "data": {"train": "none.csv"}, "space": "encoder_small"}
@@ -41,8 +42,4 @@ def probe_of(*timed: Timed) -> Probe:
 
 
 def report_of(trial: int, rung: int, seconds: float, attempt: int = 1) -> Report:
-    scores = Scores(metric="macro_f1", values={"macro_f1": 0.5}, rows=1)
-    return Report(
-        trial=trial, attempt=attempt, rung=rung, full=False, decides=False, step=1, epoch=1.0, examples_seen=1,
-        learning_rate=1e-4, train_loss=0.5, validation=scores, seconds=seconds, peak_memory_bytes=0,
-    )  # fmt: skip
+    return tiny_report(trial, attempt=attempt, rung=rung, full=False, seconds=seconds)

@@ -18,37 +18,18 @@ from hpo.messages import (
     Ending,
     Outcome,
     Progress,
-    Report,
     ScoredStanding,
     Scores,
     Standing,
 )
 from hpo.runners.callbacks import SearchCallback
-from tests.models import tiny_assignment
+from tests.models import tiny_assignment, tiny_report
 
 BEFORE = Standing(completed=2, pruned=3, failed=0, best=(0.9, 1))
 
 
-def report(trial: int, score: float) -> Report:
-    return Report(
-        trial=trial,
-        attempt=1,
-        rung=500,
-        full=True,
-        decides=True,
-        step=10,
-        epoch=0.5,
-        examples_seen=160,
-        learning_rate=1e-4,
-        train_loss=0.7,
-        validation=Scores(metric="macro_f1", values={"macro_f1": score, "loss": 0.5}, rows=300),
-        seconds=3.0,
-        peak_memory_bytes=1,
-    )
-
-
 def outcome(trial: int, ending: Ending, score: float | None = None, reason: str = "") -> Outcome:
-    best = None if score is None else report(trial, score)
+    best = None if score is None else tiny_report(trial, score=score)
     return Outcome(trial=trial, attempt=1, ending=ending, best=best, seconds=65.0, peak_memory_bytes=1, reason=reason)
 
 
@@ -73,7 +54,7 @@ def test_lines_count_from_how_the_study_stood() -> None:
     stream = StringIO()
     log = LineLog(stream)
     log.started("news", "macro_f1", 10, BEFORE)
-    log.reported(report(5, 0.8), Decision(trial=5, attempt=1, action=Action.STOP))
+    log.reported(tiny_report(5, score=0.8), Decision(trial=5, attempt=1, action=Action.STOP))
     log.ended(outcome(5, Ending.PRUNED, 0.8))
     log.ended(outcome(6, Ending.DIVERGED, reason="The loss was no longer a number."))
     log.ended(outcome(7, Ending.COMPLETED, 0.85))
@@ -157,7 +138,7 @@ def test_the_live_view_shows_each_running_trial() -> None:
         view.started("news", "macro_f1", 10, BEFORE)
         for trial in (5, 6, 7, 8):
             view.assigned(assignment(trial))
-        view.reported(report(5, 0.8123), Decision(trial=5, attempt=1, action=Action.CONTINUE))
+        view.reported(tiny_report(5, score=0.8123), Decision(trial=5, attempt=1, action=Action.CONTINUE))
         view.progressed(progress(6, seen=20))
         view.progressed(progress(5, seen=50))
         view._live.refresh()
@@ -259,7 +240,7 @@ def test_a_trial_of_a_confirmation_does_not_show_the_score_of_that_number_in_the
     stream = StringIO()
     view = LiveView(Console(file=stream, force_terminal=True, width=120))
     view.started("news", "macro_f1", 10, BEFORE)
-    view.reported(report(5, 0.8123), Decision(trial=5, attempt=1, action=Action.CONTINUE))
+    view.reported(tiny_report(5, score=0.8123), Decision(trial=5, attempt=1, action=Action.CONTINUE))
     view.started("news (confirmation)", "macro_f1", 10, BEFORE)
     view.progressed(progress(5, seen=50))
     Console(file=stream, width=120).print(view._drawn())

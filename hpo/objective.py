@@ -13,7 +13,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.search.outcomes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
-from hpo.search.preflight import demands_of, refuse_unfit_of_folds, space_of_study
+from hpo.search.preflight import demands_of, refuse_no_study, refuse_unfit_of_folds, space_of_study
 from hpo.search.pruners import trial_milestones, with_evaluation_defaults
 from hpo.search.samplers import seed_of
 from hpo.search.trial_sizes import dearest
@@ -41,8 +41,10 @@ class FineTuneObjective:
         """Take a study's configuration, and its space if that is not the one of `config.space`.
 
         Raises:
+            ConfigurationError: `config` is no study.
             SpaceError: the space does not allow the study's folds.
         """
+        refuse_no_study("FineTuneObjective", config)
         self._config = config
         self._space = space or space_of_study(config)
         refuse_unfit_of_folds(config, self._space)

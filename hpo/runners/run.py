@@ -41,7 +41,14 @@ from hpo.runners.worker_pool import WorkerPool
 from hpo.search.budget import limits_of, needed_budget
 from hpo.search.coordinator import Coordinator
 from hpo.search.grid_sampler import ENUMERATIONS
-from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
+from hpo.search.preflight import (
+    demands_of,
+    refuse_counts,
+    refuse_no_study,
+    refuse_unfit_search,
+    search_notes,
+    space_of_study,
+)
 from hpo.search.pruners import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.study_opening import leading
@@ -86,11 +93,7 @@ def run(
     Raises:
         HpoError: with one sentence, as listed in `hpo.errors`; nothing that was stored is lost.
     """
-    if not isinstance(config, StudyConfig):
-        raise ConfigurationError(
-            f"hpo.run takes a study, but got a {type(config).__name__}; read one with hpo.load_config(PATH), or make "
-            "one with hpo.load_config(values=...)."
-        )
+    refuse_no_study("hpo.run", config)
     callback, stop = callback or SearchCallback(), stop or Event()
     if not searches:
         _refuse_unsearched(config)

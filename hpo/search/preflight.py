@@ -8,7 +8,7 @@ from hpo.config.hyperparameters import resolved
 from hpo.config.optional_packages import refuse_missing
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS, unused_hyperparameters, unused_sentence
-from hpo.errors import SpaceError
+from hpo.errors import ConfigurationError, SpaceError
 from hpo.messages import Demands
 from hpo.search.grid_sampler import ENUMERATIONS
 from hpo.search.proposals import published
@@ -44,6 +44,15 @@ LEAST_GAIN = 1.1
 """Least speed-up to a good score for which trials are trained together."""
 JOINT = ("gp", "cmaes")
 """Samplers that model only the parameters that every trial has, and draw the others at random."""
+
+
+def refuse_no_study(taker: str, config: object) -> None:
+    """Raise ConfigurationError if what `taker`, a name of the Python API, was given is no study."""
+    if not isinstance(config, StudyConfig):
+        raise ConfigurationError(
+            f"{taker} takes a study, but got a {type(config).__name__}; read one with hpo.load_config(PATH), or make "
+            "one with hpo.load_config(values=...)."
+        )
 
 
 def space_of_study(config: StudyConfig) -> SearchSpace:

@@ -29,6 +29,11 @@ def test_what_some_trial_could_not_train_is_refused_at_the_first_call_and_at_the
             objective(ask())
 
 
+def test_what_is_no_study_is_told_in_a_sentence(tiny_bert: Path, texts: Path):
+    with pytest.raises(ConfigurationError, match=r"FineTuneObjective takes a study, but got a dict; read one with hpo"):
+        FineTuneObjective(of_space(tiny_bert, texts).model_dump())  # type: ignore[arg-type]
+
+
 def test_what_folds_cannot_do_is_refused_when_it_is_made(tiny_bert: Path, texts: Path):
     config = of_space(tiny_bert, texts, schedule={"value": "reduce_on_plateau"})
     FineTuneObjective(config)

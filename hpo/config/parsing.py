@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -28,6 +28,20 @@ class Typed(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic takes true for 1; as a text it refuses it, in the words for any other text.
+        if isinstance(value, bool) and info.field_name is not None:
+            types = _types_in(cls.model_fields[info.field_name].annotation)
+            return value if bool in types or not {int, float} & types else str(value).lower()
+        return value
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Return the plain types of which an annotation is made."""
+    return {annotation} if isinstance(annotation, type) else set().union(*map(_types_in, get_args(annotation)))
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -149,6 +163,9 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str],
             expected = detail["ctx"]["expected"]
             choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
             return f"{name!r} cannot be {shown}. {nearest(str(value), choices)}"
+        case "model_type":
+            inside = [key for key in keys if key.startswith(f"{name}.")]
+            return f"{name!r} is {shown}, but it is a section, of `key: value` lines. Known: {', '.join(inside)}."
         case "value_error":
             return f"{detail['ctx']['error']}"
         case _:

@@ -150,7 +150,7 @@ def _read_trained_model(folder: Path) -> TrainedModel:
         return read_model(TrainedModel, _read_json(beside), str(beside))
     file = folder / "config.json"
     content = _read_json(file) if file.exists() else {}
-    if CONFIG_KEY not in content:
+    if not isinstance(content.get(CONFIG_KEY), dict):
         raise ConfigurationError(
             f"{folder} is not a model of hpo train, which says in config.json, or of an adapter in {ADAPTER_FACTS}, by "
             "which column, length and precision its texts are read; name a folder that hpo train --output wrote."

@@ -151,7 +151,18 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"budget": {"trials": 0}}, "study: 'budget.trials' is 0, but it should be greater than or equal to 1."),
     ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
-    ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),
+    (
+        {"budget": [3]},
+        "study: 'budget' is [3], but it is a section, of `key: value` lines. Known: budget.trials, budget.time, ",
+    ),
+    *(
+        ({part: {key: True}}, f"study: '{part}.{key}' is 'true', but it should be a valid {kind}")
+        for part, key, kind in (
+            ("compute", "slots", "integer, unable to parse string as an integer, or 'auto'."),
+            ("budget", "trials", "integer"),
+            ("budget", "gpu_hours", "number"),
+        )
+    ),
     ({"search": {"sampler": "tpee"}}, "study: 'search.sampler' cannot be 'tpee'. Did you mean 'tpe'? Known: "),
     ({"search": {"pruner": "medain"}}, "study: 'search.pruner' cannot be 'medain'. Did you mean 'median'? Known:"),
     ({"study": "../up"}, f"study: 'study' is '../up', {NAME_RULE}"),
@@ -191,7 +202,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"Data.Trian": "t.csv"}, "Unknown key 'Data' in 'Data.Trian'. Did you mean 'data'?"),
     ({"store": {"url": [URL]}}, "study: 'store.url' is (not shown), but it should be a valid string."),
     ({"store": {"ulr": URL}}, "study: unknown key 'store.ulr'. Did you mean 'store.url'?"),
-    ({"store": [URL]}, "study: 'store' is (not shown), but it should be a valid dictionary"),
+    ({"store": [URL]}, "study: 'store' is (not shown), but it is a section, of"),
 ]
 FORM = "An override reads `dotted.path=value`"
 BAD_OVERRIDES = [

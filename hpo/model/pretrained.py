@@ -69,6 +69,7 @@ def load_model(
             # What looks like a special token in a text is text; the folder of a trained model has the same setting.
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, split_special_tokens=True, **options)
     _refuse_empty(config, tokenizer)
+    _refuse_unended(config, network, tokenizer)
     _leave_unpacked(network)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
@@ -197,6 +198,18 @@ def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
     # Without a tokenizer's files, transformers silently makes one with nothing but special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise ModelError(f"{config.name} {NO_TOKENIZER}.")
+
+
+def _refuse_unended(config: ModelConfig, network: Any, tokenizer: Any) -> None:
+    """Raise an error if texts lack the token by which the head of an encoder-decoder reads them."""
+    if not (network.config.is_encoder_decoder and hasattr(network, "classification_head")):
+        return
+    end = network.config.eos_token_id
+    if end not in tokenizer("one")["input_ids"]:
+        raise ModelError(
+            f"{config.name} classifies a text by its end-of-text token, number {end}, but its tokenizer puts none "
+            "behind a text; take a tokenizer that does, as the one it was pretrained with, or choose another model."
+        )
 
 
 def _refuse_headless(config: ModelConfig, missing: frozenset[str]) -> None:

@@ -1,9 +1,10 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -20,7 +21,7 @@ from hpo.training.device import choose_device, refuse_emulated, unseen_gpu_warni
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.run_state import circumstances_of, identity_of
 from hpo.training.worker import Worker, open_worker
-from tests.data.tokenizers_of_pieces import byte_level
+from tests.data.tokenizers_of_pieces import byte_level, without_special
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 
@@ -70,19 +71,29 @@ def test_tokens_of_all_lengths_are_the_same_arrays(study: StudyConfig):
         assert tokens.ids is context.tokenized(32)["train"].tokens.ids
 
 
-def test_a_text_that_spells_an_end_token_trains_where_the_model_pools_by_it(tmp_path: Path):
-    """BART's head wants as many `</s>` in every row."""
-    byte_level().save_pretrained(tmp_path / "bart")
+def study_of_bart(folder: Path, tokenizer: Any, endings: Sequence[str]) -> StudyConfig:
+    """Return a study of a BART, whose head wants as many `</s>` in every row; texts have these endings in turn."""
+    tokenizer.save_pretrained(folder / "bart")
     shape = {"vocab_size": 300, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 3, "decoder_start_token_id": 1}
-    BartModel(BartConfig(**shape, **heads, **ids, max_position_embeddings=64)).save_pretrained(tmp_path / "bart")
-    rows = [f"a goal{'</s>' * (row % 3)} {row},{'xy'[row % 2]}" for row in range(40)]
-    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
-    config = tiny_study(tmp_path / "bart", tmp_path / "texts.csv")
+    BartModel(BartConfig(**shape, **heads, **ids, max_position_embeddings=64)).save_pretrained(folder / "bart")
+    rows = [f"a goal{endings[row % len(endings)]} {row},{'xy'[row % 2]}" for row in range(40)]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]))
+    return tiny_study(folder / "bart", folder / "texts.csv")
+
+
+def test_a_text_that_spells_an_end_token_trains_where_the_model_pools_by_it(tmp_path: Path):
+    config = study_of_bart(tmp_path, byte_level(), ["", "</s>", "</s></s>"])
     worker = open_worker(config, load_splits(config.data, config.seed))
     _, outcome = trained(worker, tiny_assignment(tiny_hyperparameters(max_length=32)))
     assert outcome.ending is Ending.COMPLETED
+
+
+def test_a_model_that_pools_by_an_end_token_is_refused_where_texts_have_none(tmp_path: Path):
+    config = study_of_bart(tmp_path, without_special(), [""])
+    with pytest.raises(ModelError, match=r"by its end-of-text token, number 1, but its tokenizer puts none behind"):
+        open_worker(config, load_splits(config.data, config.seed))
 
 
 def test_test_scores_need_a_test_split_and_weights(tiny_bert: Path, texts: Path, tmp_path: Path):

@@ -178,6 +178,7 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     rows, written = asked.rows, asked.rows.written
     task = _restored(asked)
     model = _opened(asked, task, choose_device(compute))
+    model.refuse_length(asked.trained.max_length)
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
     texts = [rows.texts[row] for row in written]
     tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length, model.head.prompt)

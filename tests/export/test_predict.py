@@ -196,11 +196,14 @@ def test_what_is_no_model_of_hpo_is_told_in_a_sentence(hpo: Hpo, trained_folder:
     Path("empty").mkdir()
     Path("torn").mkdir()
     Path("torn/config.json").write_text("{")
+    Path("listed").mkdir()
+    Path("listed/config.json").write_text('{"hpo": [1]}')
     for folder, sentence in (
         ("none", "There is no folder none; name one that hpo train --output wrote."),
         ("empty", "empty is not a model of hpo train"),
         (model_folder, f"{model_folder} is not a model of hpo train"),
         ("torn", "Cannot read torn/config.json"),
+        ("listed", "listed is not a model of hpo train"),
     ):
         answer = hpo("predict", folder, "in.csv")
         assert (answer.code, answer.out) == (2, "")
@@ -217,6 +220,7 @@ def test_what_is_no_model_of_hpo_is_told_in_a_sentence(hpo: Hpo, trained_folder:
         ),
         ({"learned": {}}, "model lacks what its task, classification, has learned of the training rows: the file was"),
         ({"task": "regression", "learned": {"mean": 1, "sd": None}}, "model lacks what its task, regression, has"),
+        ({"max_length": 64}, "max_length is 64, but the model reads at most 32 tokens; lower it to 32 or less."),
     ],
 )
 def test_what_another_version_has_learned_is_told_in_a_sentence(

@@ -21,7 +21,7 @@ from hpo.files.remote import open_remote_files
 from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Report
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check.search_forecast import ShortCheck, short_check
-from hpo.runners.check.warnings import on_cut_texts, on_rare_classes
+from hpo.runners.check.warnings import on_cut_texts, on_idle_words, on_rare_classes
 from hpo.runners.confirmation import (
     Confirmation,
     SearchParts,
@@ -243,7 +243,11 @@ class _SearchRun(SearchParts):
         for sentence in (lead.metric.note, *lead.notes(demands)):
             self.callback.note(sentence)
         longest = int(self.space.largest("max_length"))
-        for warning in (on_cut_texts(lead.cut_share(longest), longest), on_rare_classes(self.splits, lead.metric)):
+        for warning in (
+            on_idle_words(self.config.task.label_words, self.splits.label_names),
+            on_cut_texts(lead.cut_share(longest), longest),
+            on_rare_classes(self.splits, lead.metric),
+        ):
             if warning is not None:
                 self.callback.note(warning)
 

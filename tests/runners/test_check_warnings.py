@@ -131,6 +131,13 @@ def test_classes_that_few_rows_tell_about() -> None:
     assert warnings.on_rare_classes(splits(9, 9), of_rows) is None
 
 
+def test_words_for_labels_that_no_row_has_are_told() -> None:
+    assert warnings.on_idle_words({}, ["money", "sport"]) is None
+    assert warnings.on_idle_words({"sport": "goal", "money": "bank"}, ["money", "sport"]) is None
+    told = warnings.on_idle_words({"sport": "goal", "money": "bank", "art": "film"}, ["money", "sport"]) or ""
+    assert told.endswith("that no training row has, which are not used: 'art'.")
+
+
 def test_a_time_for_fewer_than_ten_trials() -> None:
     assert warnings.on_few_trials(forecast().fitting, 40, 6) is None
     assert warnings.on_few_trials(forecast(seconds_left=None).fitting, 40, 6) is None

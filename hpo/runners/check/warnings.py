@@ -2,10 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import humanized
+from hpo.data.labels import listed_labels
 from hpo.data.splits import Splits
 from hpo.messages import Probe
 from hpo.metrics.metric import SelectionMetric
@@ -70,6 +71,13 @@ def on_rare_classes(splits: Splits, metric: SelectionMetric) -> str | None:
         f"Fewer than {FEWEST_ROWS} validation rows for {named}, so the scores of these classes are mostly chance; give "
         "more rows, a larger data.validation_fraction, or evaluation.folds."
     )
+
+
+def on_idle_words(words: Iterable[str], labels: Iterable[str]) -> str | None:
+    """Warn of `task.label_words` that are of none of the `labels` of the training rows."""
+    if not (idle := {*words}.difference(labels)):
+        return None
+    return f"task.label_words has words for labels that no training row has, which are not used: {listed_labels(idle)}."
 
 
 def on_few_trials(fitting: tuple[int, int] | None, trials: int | None, epochs: int) -> str | None:

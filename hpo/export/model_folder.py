@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +30,11 @@ from hpo.messages import Milestone, Report, Scores
 from hpo.model.lora import merge as merge_adapters
 from hpo.model.pretrained import load_model, quietly
 from hpo.model.trial_model import TrialModel
+from hpo.store.study_store import has_other_weights
 from hpo.tasks.registry import task_of
 from hpo.training.context import TrainingContext
 from hpo.training.device import choose_device
+from hpo.training.worker import Worker
 
 On = Literal["train", "train+validation"]
 END = Milestone(rung=1000, full=True)
@@ -115,9 +118,11 @@ def train_into(
     with atomic_folder(output) as part:
         config, splits = study_and_splits(exported, compute)
         training = final_training(exported, splits, on)
-        say(training.sentence)
-        model, fitted, report = _trained(exported, config, training, part, say)
-        sentence, scores = training.sentence, report.validation if training.is_scored else None
+        worker = open_trainer(exported, config, training.splits, part)
+        sentence = training.sentence + _other_weights(exported, worker.facts())
+        say(sentence)
+        model, fitted, report = _trained(exported, worker, training, part, say)
+        scores = report.validation if training.is_scored else None
         facts = trained_model(exported, training.splits, task_of(config.task, training.splits), fitted)
         facts |= {"task": exported.task.kind, "learned": facts["learned"] | model.backbone.head.learned()}
         folder = part / "model"
@@ -149,11 +154,20 @@ def _refuse_form(hyperparameters: Hyperparameters, *, merge: bool) -> None:
         )
 
 
+def _other_weights(exported: Exported, facts: Mapping[str, str]) -> str:
+    """Return a sentence, after a space, that the model is not that of the search; empty if it is, or if unknown."""
+    if not has_other_weights(exported.versions, {**facts, "transformers": version("transformers")}):
+        return ""
+    return (
+        f" {exported.model.name} has other pretrained weights than the model of the search: the configuration was not "
+        "searched for it, and no score of the search is one of it."
+    )
+
+
 def _trained(
-    exported: Exported, config: StudyConfig, training: FinalTraining, part: Path, say: Say
+    exported: Exported, worker: Worker, training: FinalTraining, part: Path, say: Say
 ) -> tuple[TrialModel, NDArray[np.float64] | None, Report]:
     """Return the model with its best weights, the values that its task has fitted, and their evaluation."""
-    worker = open_trainer(exported, config, training.splits, part)
     assignment = exported.assignment(training.milestones)
     try:
         report = retrain(worker, assignment, say, training.stop_at)

@@ -146,18 +146,24 @@ def delete_rows(rows: StudyRows) -> None:
         rows.execute(sa.delete(table).where(table.c.study_id == STUDY))
 
 
+def has_other_weights(recorded: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Return true if the pretrained weights in the versions of a study are not those in the versions `now`.
+
+    False under another transformers, which may name the same weights otherwise, or if either does not say them.
+    """
+    before, after = ([versions.get(key) for key in ("transformers", WEIGHTS_KEY)] for versions in (recorded, now))
+    return before[0] == after[0] and None not in (before[1], after[1]) and before[1] != after[1]
+
+
 def refuse_other_weights(name: str, recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Raise StudyMismatchError if the study `name` was begun over pretrained weights that the model no longer has.
-
-    Not under another transformers, which may name the same weights otherwise.
 
     Args:
         name: the study.
         recorded: versions that were recorded with it.
         now: those of this start.
     """
-    before, after = ([versions.get(key) for key in ("transformers", WEIGHTS_KEY)] for versions in (recorded, now))
-    if before[0] == after[0] and None not in (before[1], after[1]) and before[1] != after[1]:
+    if has_other_weights(recorded, now):
         raise StudyMismatchError(
             f"The study {name!r} was begun over other pretrained weights than its model.name has now, and its results "
             "would not compare; start a new study with --study NAME, or put those weights back. Nothing was changed."

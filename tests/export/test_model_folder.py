@@ -34,7 +34,7 @@ from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
 from hpo.verdict.findings import Interval
 from tests.command_line import Hpo
-from tests.models import save_tiny_llama
+from tests.models import save_tiny_bert, save_tiny_llama
 
 Train = Callable[..., list[str]]
 
@@ -50,6 +50,12 @@ def train(exported: Exported, tmp_path: Path) -> Train:
         return said
 
     return into
+
+
+def test_a_model_that_was_not_searched_with_is_told(train: Train, tmp_path: Path) -> None:
+    told = "other has other pretrained weights than the model of the search: the configuration was not searched for it"
+    assert told in train(model=ModelConfig(name=str(save_tiny_bert(tmp_path / "other", layers=1))))[0]
+    assert told in (tmp_path / "model" / "README.md").read_text()
 
 
 def predicted(folder: Path, texts: tuple[str, ...]) -> list[str]:

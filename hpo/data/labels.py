@@ -26,6 +26,8 @@ Spelling = Callable[[object], str]
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 60
+THOUSANDS_IN_POINTS = re.compile(r"[0-9]\.[0-9]{3},[0-9]")
+"""Part of a number as 1.234,5, in whose column 1.000 is a thousand."""
 LARGEST = 1e100
 """Largest absolute value of a number: its square, and sums of such squares, must be finite."""
 
@@ -173,9 +175,11 @@ def _refuse_no_numbers(cells: Mapping[str, Sequence[str]]) -> None:
         if counts
     ]
     if listed:
+        points = any(THOUSANDS_IN_POINTS.search(cell) for counts in invalid.values() for cell in counts)
+        remedy = "write every number with a decimal point alone (1.000 is read as 1)" if points else "mend these rows"
         raise DataError(
             f"task.name is regression, which needs a number such as -1234.5 in each row of the label column, but "
-            f"{' and '.join(listed)}; mend these rows, or name another data.label_column."
+            f"{' and '.join(listed)}; {remedy}, or name another data.label_column."
         )
     train = cells["training"]
     if np.ptp([float(cell) for cell in train]) ** 2 == 0:

@@ -58,6 +58,11 @@ def test_all_that_is_no_number_is_told_at_once() -> None:
     )
 
 
+def test_a_thousand_with_a_point_beside_a_decimal_comma_is_not_left_as_one() -> None:
+    with pytest.raises(DataError, match=r"has '1\.234,5' \(rows: 1\); write every number with a decimal point alone"):
+        divided("1.000", "1.234,5", "2")
+
+
 @pytest.mark.parametrize("cell", ["", "inf", "-Infinity", "1e101", "true", "1 2", "zero"])
 def test_what_is_no_finite_number_is_refused(cell: str) -> None:
     with pytest.raises(DataError, match=r"needs a number such as -1234\.5"):

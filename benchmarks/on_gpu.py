@@ -40,6 +40,7 @@ SHAPES = {"small": (6, 384), "base": (12, 768)}
 ROWS = 2000
 WARM_STEPS = 5
 SLOTS, SLOT_BATCHES = (1, 2, 4, 8), ((2, 32), (4, 128))
+"""Numbers of slots, and (rows, tokens) of batches, of the piece `slots`."""
 SIZES = {"batch_size": 16, "epochs": 2, "max_length": 128}
 CHOSEN = Hyperparameters.model_validate(SIZES)
 

@@ -25,7 +25,7 @@ from hpo.space.space_file import AUTO, read_space, space_for, space_of
 FIELDS = Hyperparameters.model_fields
 RANGE = ("min", "max", "distribution", "q")
 SIGNS = frozenset(punctuation) - {"~"}
-"""Values of overrides that are texts, such as separators, though most of them are no YAML. `~` is null."""
+"""Single characters that an override takes as text, such as a separator, although most are invalid YAML."""
 # Key that an override sets in a parameter's spec -> keys that it removes: other kinds of values, the old source.
 REPLACES: Mapping[str, tuple[str, ...]] = {
     "value": ("values", "default", "relative_to", "source", *RANGE),

@@ -151,7 +151,7 @@ def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: 
 
 
 def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str], words: str | None) -> str:
-    """Return a sentence on one wrong value: the rule, the value, the choices (also `words`, beside other values)."""
+    """Return a sentence on one wrong value: the rule, the value, the choices; `words` are literals besides numbers."""
     path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
     shown = "(not shown)" if path and path[0] in SECRETS else repr(value)
@@ -177,8 +177,7 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str],
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
     """Return the path of the key with the mistake, and the valid fields at its level.
 
-    For a field with a union type, pydantic appends the member that it tried, which is left out; the key in a mapping is
-    not.
+    The key within a mapping is included. The member of a union that pydantic tried, which it appends, is left out.
     """
     path: list[str] = []
     for place, part in enumerate(map(str, location)):

@@ -150,7 +150,7 @@ class EvaluationConfig(Typed):
     evaluations would take too much of a trial (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
     """Evenly spaced points of the longest trial at which a trial may be pruned. 0 for full evaluations only. With
-    `promotion`: `first_rung`, and each `reduction_factor` times the one before, up to 900 per mille. At rungs between
+    `promotion`: `first_rung`, and each `reduction_factor` times the one before, below 900 per mille. At rungs between
     full evaluations, a fixed stratified part of validation is scored. Confirmation runs have no rungs."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Point before which no trial is pruned, in per mille of the longest trial; with `promotion` the first point at

@@ -16,12 +16,12 @@ OTHER = "other"
 
 
 def refuse_one_class(name: str, examples: Examples, kind: TargetType) -> None:
-    """Refuse a split, called `name` in the message, whose rows all have the same labels, or the same number."""
+    """Refuse the split `name` if all its rows have the same labels, or the same number."""
     cells = set(examples.labels)
     if len(cells) < 2:
         held = listed_labels(kind.label_counts([*cells]) if kind.of_sets else cells)
-        told = f"the {kind.word} {held}" if held else f"no {kind.word}"
-        raise DataError(f"All {examples.rows:,} {name} rows have {told}; {kind.needs}.")
+        only = f"the {kind.word} {held}" if held else f"no {kind.word}"
+        raise DataError(f"All {examples.rows:,} {name} rows have {only}; {kind.needs}.")
 
 
 def refuse_rare_classes(train: Examples, kind: TargetType, least: int, purpose: str, remedy: str = "") -> None:

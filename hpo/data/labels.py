@@ -146,7 +146,7 @@ class TargetType:
     needs: str
     """Remedy for a column with a single value, as in an error message."""
     word: str = "label"
-    """What a cell holds, as in an error message."""
+    """Noun for the content of a cell, as in an error message."""
     replaced: Callable[[str, Collection[str], Sequence[str]], str] = _one_replaced
     """Return a cell with some labels replaced by others; empty if none is left."""
     refuse: Callable[[Mapping[str, Sequence[str]]], None] = lambda _: None
@@ -182,6 +182,7 @@ def _refuse_no_numbers(cells: Mapping[str, Sequence[str]]) -> None:
             f"{' and '.join(listed)}; {remedy}, or name another data.label_column."
         )
     train = cells["training"]
+    # Squared, because differences whose square underflows to 0 leave no variance.
     if np.ptp([float(cell) for cell in train]) ** 2 == 0:
         raise DataError(
             f"All {len(train):,} training rows have the number {train[0]}, or almost; regression needs two of them, so "

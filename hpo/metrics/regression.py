@@ -74,6 +74,7 @@ def ranks(values: Floats) -> Floats:
 def determination(numbers: NumberPredictions) -> float:
     """Return the share of variance that is explained; for constant true values 0, or 1 without an error."""
     left, all_of_it = float(numbers.squares.sum()), float(((numbers.true - numbers.true.mean()) ** 2).sum())
+    # For equal numbers, rounding may leave the sum above 0; for almost equal ones it may underflow.
     if np.ptp(numbers.true) ** 2 == 0:
         return float(left == 0)
     return 1 - left / all_of_it

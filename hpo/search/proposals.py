@@ -198,7 +198,7 @@ class Proposals:
         return [trial for trial in self._held_back() if trial not in held or is_default(trial)]
 
     def _slow_proposal(self) -> SlowProposal | None:
-        """Return the request that a slow sampler propose first; None if it has, or if the sampler is fast."""
+        """Return the request to run a slow sampler first; None if it has run, or if the sampler is fast."""
         number = self.store.trials.count()
         if not SAMPLERS[self._sampler].takes_long or number in self._proposed:
             return None

@@ -259,9 +259,9 @@ class StudyResults:
         return next(iter(sound or of_default), None)
 
     def trained(self, number: int) -> TrialResult | None:
-        """Return a trial with the scores and the seed of a whole training; None if there was none.
+        """Return a trial with the scores and seed of a complete training; None if there was none.
 
-        If the search paused or pruned it, as `promotion` may do with the default, of its first confirmation run.
+        For a trial that the search paused or pruned, the training is its first confirmation run.
         """
         completed = next((trial for trial in self.leaderboard if trial.number == number), None)
         runs = [run for run in self.confirmation if run.confirms == number]

@@ -49,8 +49,7 @@ class MultiLabel:
     per_label: bool
     """True if each label has a threshold of its own."""
     positive_weights: tuple[float, ...]
-    """Weight of each label: training rows without it divided by rows with it, so that both count alike; 1 if all have
-    it."""
+    """Weight of each label: training rows without it over those with it, so that both count alike; 1 if all have it."""
     thresholds: tuple[float, ...]
     """Probability from which each label is predicted, if no thresholds were fitted."""
     separator: str = "|"

@@ -85,8 +85,8 @@ def on_few_trials(fitting: tuple[int, int] | None, trials: int | None, epochs: i
 
     Args:
         fitting: shortest and longest trials that fit into the time; None without a limit.
-        trials: of the budget; None for as many as fit.
-        epochs: those of the longest trials.
+        trials: number of trials in the budget; None for as many as fit.
+        epochs: epochs of the longest trials.
     """
     if fitting is None or fitting[1] >= min(LEAST_TRIALS, trials or LEAST_TRIALS):
         return None

@@ -171,7 +171,7 @@ def fit_table(table: Table, least_deviation: float = 0.0) -> dict[str, Floats]:
     warped = -np.log(top - scores)
     places = table.places([row.values for row in table.rows])
     final = warped[:, 0, -1]
-    # On the scale of the kernel: what a score deviates by, over what the scores of all rows do.
+    # Relative, because the kernel is fitted to standardized scores.
     least_noise = (least_deviation / scores[:, 0, -1].std()) ** 2
     kernel = _fitted_kernel(places, (final - final.mean()) / final.std(), least_noise)
     covariance = np.array([_covariance(places - place, kernel) for place in places])

@@ -23,7 +23,6 @@ from curve_tables import LOG, Row, Table
 from ladder_trainer import LENGTH, TrainerLoop
 
 import hpo
-from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.data.demo import demo_model_folder
@@ -55,9 +54,9 @@ TRAINERS: Mapping[str, Mapping[str, Any]] = {
 }
 """Way to train under the Trainer -> its options of `TrainerLoop`."""
 FULL_REPORTS = 4
-"""Of a recorded trial."""
+"""Full evaluations of a recorded trial."""
 DEFAULT_TURNS, OTHERS = 3, 2
-"""How often each way trains the default, and how many other configurations it trains once."""
+"""Number of times that each way trains the default, and number of other configurations that it trains once."""
 RAY_TRIALS = 3
 LEAST_DEVIATION = (0.75 * 0.25 / ladder_data.VALIDATION) ** 0.5
 """Standard deviation of an accuracy of 0.75 on the validation rows."""
@@ -65,7 +64,7 @@ LEAST_DEVIATION = (0.75 * 0.25 / ladder_data.VALIDATION) ** 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bank:
-    """What was recorded of a data set."""
+    """The recording of a data set."""
 
     responses: Responses
     paces: Mapping[str, float]
@@ -81,9 +80,9 @@ def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: An
 
     Args:
         name: the data set.
-        folder: of the bank, with the store.
-        overrides: as on the command line.
-        sections: of the study file, beside those that are set here.
+        folder: folder of the bank, with the store.
+        overrides: overrides as on the command line.
+        sections: other sections of the study file.
     """
     paths = {part: str(path) for part, path in ladder_data.write(name, folder).items()}
     values: dict[str, Any] = {
@@ -96,7 +95,7 @@ def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: An
 
 
 def record(name: str, folder: Path, trials: int) -> None:
-    """Train the bank of a data set and measure the paces; what is there already is kept."""
+    """Train the bank of a data set and measure the paces; resume what was interrupted."""
     config = study(
         name, folder, search={"sampler": "random"}, budget={"trials": trials},
         evaluation={"full_reports": FULL_REPORTS, "rung_rows": ladder_data.VALIDATION},
@@ -111,32 +110,37 @@ def record(name: str, folder: Path, trials: int) -> None:
 
 
 def time_ways(name: str, folder: Path, configurations: Sequence[Mapping[str, Any]]) -> None:
-    """Train the same configurations in each way, the ways in turns, and write down the seconds of each trial."""
+    """Train the same configurations in each way, in turns, and append the seconds of each trial to a file."""
     paths, lines = ladder_data.write(name, folder), folder / f"{name}-seconds.jsonl"
     known = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     done = {(one["way"], one["configuration"], one["turn"]) for one in known}
-    ways: dict[str, Callable[[Mapping[str, Any]], object]] = {OURS: own_trial(name, folder)}
-    for way, options in TRAINERS.items():
-        loop = TrainerLoop(paths, **options)
+    loops = {way: TrainerLoop(paths, **options) for way, options in TRAINERS.items()}
+    for loop in loops.values():
         loop.open()
-        ways[way] = partial(loop.train, seed=0)
+    ways = {way: partial(seconds_of, partial(loop.train, seed=0)) for way, loop in loops.items()}
+    ways[OURS] = partial(seconds_of, own_trial(name, folder))
     chosen = [(0, turn) for turn in range(DEFAULT_TURNS)] + [(other, 0) for other in range(1, 1 + OTHERS)]
     planned = [(way, *one) for one in chosen for way in sorted(ways, reverse=one[1] % 2 == 1)]
+    ways[RAY] = partial(ray_seconds, name, folder, loops[HALVING].bf16)
     for way, number, turn in [*planned, (RAY, 0, 0)]:
-        # Tutorials' way takes long, and is compared with nothing else that closely.
+        # Tutorials' way takes long, and need not be timed as precisely as the others.
         if (way, number, turn) not in done and not (way == TUTORIAL and turn):
-            began = time.perf_counter()
-            trials = RAY_TRIALS if way == RAY else 1
-            ray_trials(name, folder) if way == RAY else ways[way](configurations[number])
-            seconds = (time.perf_counter() - began) / trials
+            seconds = ways[way](configurations[number])
             print(f"{name}, configuration {number}, {way}: {seconds:.1f} s", flush=True)
             with lines.open("a") as file:
                 one = {"way": way, "configuration": number, "turn": turn, "seconds": seconds}
                 file.write(json.dumps(one) + "\n")
 
 
+def seconds_of(train: Callable[[Mapping[str, Any]], object], values: Mapping[str, Any]) -> float:
+    """Return the seconds of training a configuration."""
+    began = time.perf_counter()
+    train(values)
+    return time.perf_counter() - began
+
+
 def own_trial(name: str, folder: Path) -> Callable[[Mapping[str, Any]], object]:
-    """Return a function that trains a configuration as a trial of hpo, in a process that is open already."""
+    """Return a function that trains a configuration as a trial of hpo, whose model is loaded already."""
     objective = hpo.FineTuneObjective(study(name, folder))
     space = space_of(dict(SPACE))
 
@@ -150,39 +154,42 @@ def own_trial(name: str, folder: Path) -> Callable[[Mapping[str, Any]], object]:
     return train
 
 
-def ray_trials(name: str, folder: Path) -> None:
-    """Train the default `RAY_TRIALS` times under Ray Tune, which starts a process for each trial."""
+def ray_seconds(name: str, folder: Path, bf16: bool | None, values: Mapping[str, Any]) -> float:
+    """Return the mean seconds of `RAY_TRIALS` trials under Ray Tune, which starts a process for each.
+
+    Neither the start of Ray nor the choice of the precision is included: a search has one of each.
+    """
     import ray
     from ray import tune
 
-    paths, default = ladder_data.write(name, folder), dict(space_of(dict(SPACE)).default_values())
+    paths = ladder_data.write(name, folder)
 
     def heard(number: int, score: float) -> bool:
         tune.report({"evaluation": number, "score": score})
         return False
 
     def trainable(values: Mapping[str, Any]) -> None:
-        loop = TrainerLoop(paths, **TRAINERS[HALVING])
+        loop = TrainerLoop(paths, bf16=bf16, **TRAINERS[HALVING])
         loop.open()
         loop.train(values, seed=0, heard=heard)
 
     environment = {"env_vars": {"PYTHONPATH": f"{Path(__file__).parent}:{Path(hpo.__file__).parents[1]}"}}
     ray.init(include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env=environment)
-    tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 2}), param_space=default,
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 2}), param_space={name: values[name] for name in SPACE},
         tune_config=tune.TuneConfig(num_samples=RAY_TRIALS),
         run_config=tune.RunConfig(verbose=0, storage_path=str(folder / "ray")),
-    ).fit()  # fmt: skip
+    )  # fmt: skip
+    seconds = seconds_of(lambda _: tuner.fit(), values)
     ray.shutdown()
+    return seconds / RAY_TRIALS
 
 
 def bank_of(name: str, folder: Path) -> Bank:
-    """Return what `record` wrote of a data set."""
+    """Return the recording that `record` wrote."""
     recording = read_curves(folder / f"{name}-curves.jsonl")
     rows = [_row(curve) for curve in recording.curves]
-    table = Table(
-        name, SPACE, ladder_data.TRAIN, warmup_of_first_epoch=False, rows=rows, two_scores=False
-    )  # fmt: skip
+    table = Table(name, SPACE, ladder_data.TRAIN, warmup_of_first_epoch=False, rows=rows, two_scores=False)
     seconds: dict[tuple[str, int], list[float]] = {}
     for line in (folder / f"{name}-seconds.jsonl").read_text().splitlines():
         one = json.loads(line)
@@ -204,12 +211,12 @@ def bank_of(name: str, folder: Path) -> Bank:
 
 
 def _row(curve: Curve) -> Row:
-    values = dict(Hyperparameters(**dict(curve.hyperparameters)))
+    scores = [curve.points[0].score, *(point.score for point in curve.points)]
     return Row(
-        values=values,
+        values=dict(curve.hyperparameters),
         shares=[0.0, *(point.rung / curve.length for point in curve.points)],
-        searched=[curve.points[0].score, *(point.score for point in curve.points)],
-        judged=[curve.points[0].score, *(point.score for point in curve.points)],
+        searched=scores,
+        judged=scores,
         seconds=curve.seconds,
         diverged=curve.ending is Ending.DIVERGED,
     )

@@ -1,6 +1,6 @@
-"""Data sets of `ladder.py`: topics of headlines, opinions in film reviews, opinions in product reviews.
+"""Data sets of `ladder.py`: topics of headlines, sentiment of film reviews, sentiment of product reviews.
 
-Headlines come from the package of `hpo demo`. The reviews, each sentence with the mean of twenty people's opinions from
+Headlines come from the package of `hpo demo`. The reviews, each sentence with the mean of twenty people's ratings from
 -4 to 4 (Hutto and Gilbert 2014, "VADER"), come from the source distribution of vaderSentiment, which pip downloads.
 Of each set 120 texts are for training, 200 for validation.
 """
@@ -19,7 +19,7 @@ from hpo.data.demo import demo_examples
 TRAIN, VALIDATION = 120, 200
 SOURCE = "vaderSentiment==3.3.2"
 WORDS = 4
-"""Least length of a sentence."""
+"""Fewest words of a sentence."""
 
 Row = tuple[str, str]
 """Text and label."""
@@ -33,17 +33,17 @@ def headlines(_folder: Path) -> Iterator[Row]:
 
 
 def films(folder: Path) -> Iterator[Row]:
-    """Yield sentences of film reviews whose opinion is positive or negative."""
-    for text, opinion in _opinions(folder, "movieReviewSnippets"):
-        if abs(opinion) >= 1:
-            yield text, "positive" if opinion > 0 else "negative"
+    """Yield sentences of film reviews with positive or negative sentiment."""
+    for text, rating in _ratings(folder, "movieReviewSnippets"):
+        if abs(rating) >= 1:
+            yield text, "positive" if rating > 0 else "negative"
 
 
 def products(folder: Path) -> Iterator[Row]:
-    """Yield sentences of product reviews whose opinion is positive, negative or none."""
-    for text, opinion in _opinions(folder, "amazonReviewSnippets"):
-        if abs(opinion) >= 1 or abs(opinion) <= 0.25:
-            yield text, "neutral" if abs(opinion) < 1 else "positive" if opinion > 0 else "negative"
+    """Yield sentences of product reviews with positive, negative or neutral sentiment."""
+    for text, rating in _ratings(folder, "amazonReviewSnippets"):
+        if abs(rating) >= 1 or abs(rating) <= 0.25:
+            yield text, "neutral" if abs(rating) < 1 else "positive" if rating > 0 else "negative"
 
 
 DATA_SETS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
@@ -79,12 +79,12 @@ def read(path: Path) -> Sequence[Row]:
     return [(record["text"], record["label"]) for record in records]
 
 
-def _opinions(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+def _ratings(folder: Path, name: str) -> Iterator[tuple[str, float]]:
     member = f"hutto_ICWSM_2014/{name}_GroundTruth.txt"
     for line in _archive(folder).extractfile(member).read().decode("cp1252").splitlines():  # type: ignore[union-attr]
-        _, opinion, text = line.split("\t", 2)
+        _, rating, text = line.split("\t", 2)
         if len(text.split()) >= WORDS:
-            yield text.strip(), float(opinion)
+            yield text.strip(), float(rating)
 
 
 def _archive(folder: Path) -> tarfile.TarFile:

@@ -1,8 +1,8 @@
 """Fine-tuning by transformers' Trainer, for `ladder.py`: as tutorials show it, and done well.
 
-As tutorials show it: fp32, texts padded to one length and a model that each trial reads anew. Done well: padding to the
-longest text of a batch, bf16 if a measurement finds it faster, and a model that is read once. Both train what hpo
-trains: the same network, head, optimizer, schedule and values.
+As tutorials show it: fp32, texts padded to one length, and a model that each trial loads again. Done well: padding to
+the longest text of a batch, bf16 if a measurement finds it faster, and a model that is loaded once. Both train the same
+network, head, optimizer, schedule and values as hpo.
 """
 
 import copy
@@ -31,30 +31,31 @@ from transformers.trainer_callback import PrinterCallback
 from hpo.data.demo import demo_model_folder
 
 LENGTH = 64
-"""Tokens that tutorials pad to, more than the longest text has."""
+"""Tokens to which tutorials pad, above which texts are cut."""
 STEPS_TIMED = 8
 
 Heard = Callable[[int, float], bool]
-"""Told the number of an evaluation, from 1, and its score; returns whether the trial is pruned."""
+"""Callback with the number of an evaluation, from 1, and its score; returns true to prune the trial."""
 
 
 @dataclass(slots=True)
 class TrainerLoop:
-    """A data set and a model, tuned through the Trainer."""
+    """Training of a model on a data set by the Trainer."""
 
     paths: Mapping[str, Path]
     """`train` and `validation`."""
     well: bool
-    """Done well, not as in tutorials."""
+    """True if done well, false if as in tutorials."""
     evaluations: int = 1
-    """Of an epoch: 1, or 2 for every half one."""
+    """Evaluations of an epoch, 1 or 2."""
+    bf16: bool | None = None
+    """True for bf16; None to measure whether it is faster, if done well."""
     _tokenizer: Any = None
     _network: Any = None
-    _bf16: bool = False
     _rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def open(self) -> None:
-        """Read the texts, and, if done well, the model."""
+        """Tokenize the texts and, if done well, load the model."""
         self._tokenizer = AutoTokenizer.from_pretrained(demo_model_folder())
         labels = sorted({label for _, label in ladder_data.read(self.paths["train"])})
         padding = {} if self.well else {"padding": "max_length"}
@@ -65,10 +66,11 @@ class TrainerLoop:
             ]
         if self.well:
             self._network = self._read(len(labels))
-            self._bf16 = self._seconds(bf16=True) < self._seconds(bf16=False)
+            if self.bf16 is None:
+                self.bf16 = self._seconds(bf16=True) < self._seconds(bf16=False)
 
     def train(self, values: Mapping[str, Any], seed: int, heard: Heard = lambda *_: False) -> float:
-        """Fine-tune under `values` and return the best macro F1 of validation; as in tutorials the last."""
+        """Fine-tune with `values` and return the best macro F1 on validation; as in tutorials, the last."""
         set_seed(seed)
         network = copy.deepcopy(self._network) if self.well else self._read(self._classes)
         for module in network.modules():
@@ -86,7 +88,7 @@ class TrainerLoop:
                 warmup_steps=round(values["warmup_ratio"] * batches * values["epochs"]),
                 label_smoothing_factor=values["label_smoothing"],
                 seed=seed,
-                bf16=self._bf16,
+                bf16=bool(self.bf16),
                 use_cpu=True,
                 eval_strategy="steps",
                 eval_steps=max(1, batches // self.evaluations),
@@ -114,7 +116,7 @@ class TrainerLoop:
         return AutoModelForSequenceClassification.from_pretrained(demo_model_folder(), num_labels=classes)
 
     def _seconds(self, *, bf16: bool) -> float:
-        """Return the least seconds of a step over the first rows."""
+        """Return the seconds of the fastest of a few steps over the first rows."""
         network = copy.deepcopy(self._network)
         batch = self._tokenizer.pad([dict(row) for row in self._rows["train"][:16]], return_tensors="pt")
         taken = []
@@ -133,13 +135,13 @@ def _macro_f1(predicted: Any) -> dict[str, float]:
 
 
 class _Evaluated(TrainerCallback):  # type: ignore[misc]
-    """Keeps the score of each evaluation, and ends a trial that is pruned."""
+    """Callback that keeps the score of each evaluation, and stops a pruned trial."""
 
     def __init__(self, heard: Heard) -> None:
         self.scores: list[float] = []
         self._heard = heard
 
     def on_evaluate(self, _arguments: Any, _state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        """Take a score."""
+        """Add a score."""
         self.scores.append(metrics["eval_macro_f1"])
         control.should_training_stop |= self._heard(len(self.scores), self.scores[-1])

@@ -1,8 +1,8 @@
 """Memory of a warm worker: its resident memory after 20 trials over that after three.
 
 One worker trains MiniLM, all weights, one trial after the other; then, in another process, LoRA with several trials at
-once. Trials differ in rank, batch size and length, with the largest first, and every fourth is pruned, as in a search. The files of trials are
-in a temporary folder. The memory is what the process holds after a trial is over.
+once. Trials differ in rank, batch size and length, with the largest first, and every fourth is pruned, as in a search.
+The files of trials are in a temporary folder. The memory is what the process holds after a trial is over.
 
 Run: python benchmarks/worker_memory.py [--trials 20] [--slots 1 4] [--threads 1]
 """

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.parsing import read_model
 from hpo.config.study_file import ModelConfig
-from hpo.errors import ModelError
+from hpo.errors import ConfigurationError, ModelError, error_line
 from hpo.model.backbone import Backbone
 from hpo.model.lora import LoraLinear
 from hpo.model.trial_model import TrialModel
@@ -48,6 +48,21 @@ def save_adapter(model: TrialModel, base: ModelConfig, folder: Path) -> None:
     LoraConfig(**values).save_pretrained(str(folder))
     weights = {f"{PREFIX}{name}": weight.detach().cpu().contiguous() for name, weight in model.parameters.items()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+def refuse_broken_peft() -> None:
+    """Refuse to train an adapter that could not be written afterwards, because PEFT cannot be imported.
+
+    Raises:
+        ConfigurationError: with the reason, such as a version of another package that PEFT does not support.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(
+            f"PEFT, which writes the adapter, cannot be imported: {error_line(error)}. Install a PEFT that suits the "
+            "other packages, or say --merge for a whole model."
+        ) from error
 
 
 def task_type(backbone: Backbone) -> str | None:

@@ -19,12 +19,13 @@ from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
-from hpo.export.adapter import ADAPTER_CONFIG, save_adapter
+from hpo.export.adapter import ADAPTER_CONFIG, refuse_broken_peft, save_adapter
 from hpo.export.exported_file import Exported
 from hpo.export.model_card import model_card
 from hpo.export.prediction import ADAPTER_FACTS, CONFIG_KEY, folder_model, trained_model
 from hpo.export.retraining import Say, open_trainer, retrain, study_and_splits
 from hpo.export.writing import unwritable
+from hpo.files.disk import system_errors
 from hpo.files.weights import weights_path
 from hpo.messages import Milestone, Report, Scores
 from hpo.model.lora import merge as merge_adapters
@@ -126,11 +127,13 @@ def train_into(
         facts = trained_model(exported, training.splits, task_of(config.task, training.splits), fitted)
         facts |= {"task": exported.task.kind, "learned": facts["learned"] | model.backbone.head.learned()}
         folder = part / "model"
-        if exported.hyperparameters.method == "lora" and not merge:
-            _save_adapter(model, config.model, facts, folder)
-        else:
-            _save_whole(_merged(model, exported, config, training.splits) if merge else model, facts, config, folder)
-        model.backbone.tokenizer.save_pretrained(folder)
+        with system_errors():
+            if exported.hyperparameters.method == "lora" and not merge:
+                _save_adapter(model, config.model, facts, folder)
+            else:
+                whole = _merged(model, exported, config, training.splits) if merge else model
+                _save_whole(whole, facts, config, folder)
+            model.backbone.tokenizer.save_pretrained(folder)
         _let_all_read(folder)
         if merge and scores is not None:
             before, scores = scores, _scores_of_folder(folder, exported, config, splits, fitted)
@@ -141,7 +144,7 @@ def train_into(
 
 
 def _refuse_form(hyperparameters: Hyperparameters, *, merge: bool) -> None:
-    """Refuse to merge without an adapter, and to write an adapter for a pretrained model with fewer layers."""
+    """Refuse to merge without an adapter, and to train an adapter that PEFT could not write, or not mount."""
     if hyperparameters.method != "lora" and merge:
         raise ConfigurationError(
             f"--merge puts the adapter of method lora into the model's weights, but the method is "
@@ -152,6 +155,8 @@ def _refuse_form(hyperparameters: Hyperparameters, *, merge: bool) -> None:
             f"kept_layers is {hyperparameters.kept_layers}, but PEFT would put the adapter on the pretrained model "
             "with all its layers; say --merge for a whole model of the layers that are kept."
         )
+    if hyperparameters.method == "lora" and not merge:
+        refuse_broken_peft()
 
 
 def _other_weights(exported: Exported, facts: Mapping[str, str]) -> str:

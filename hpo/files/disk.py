@@ -3,13 +3,13 @@
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -85,11 +85,26 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(path) as part:
-        try:
-            save_file(dict(tensors), part, dict(about))
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    with replacing(path) as part, system_errors():
+        save_file(dict(tensors), part, dict(about))
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise an OSError where safetensors or tokenizers cannot write a file: their own error only quotes the system's.
+
+    Raises:
+        OSError: the block could not write a file.
+    """
+    try:
+        yield
+    except Exception as error:
+        # As Rust words it: "Error while serializing: I/O error: No space left on device (os error 28)".
+        quoted = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or quoted is None:
+            raise
+        number = int(quoted[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 def remove_partial_files(folder: Path) -> None:

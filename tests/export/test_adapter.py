@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import os
+import resource
 import shutil
+import sys
 from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2Model,
+    PreTrainedTokenizerFast,
     set_seed,
 )
 
@@ -34,6 +37,7 @@ from hpo.config.tasks import TaskConfig
 from hpo.data.labels import label_matrix
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, ModelError
+from hpo.export import model_folder
 from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.prediction import folder_model, prediction_input, predictions_csv
@@ -349,6 +353,47 @@ def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_traini
         cut.trained("model")
     folder, _ = cut.trained("model", merge=True)
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 1
+
+
+def test_an_adapter_that_peft_could_not_write_is_refused_before_training(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = case()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigurationError, match=r"PEFT, which writes the adapter, cannot be imported: .*--merge"):
+        lora.trained("model")
+    assert (lora.trained("model", merge=True)[0] / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("file", ["weights", "tokenizer"])
+def test_a_disk_that_is_full_at_the_end_is_told_in_a_sentence(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, file: str, merge: bool
+) -> None:
+    """The libraries that write both have errors of their own, with the system's error in the text."""
+    lora, name = case(), "_save_whole" if merge else "_save_adapter"
+    if file == "weights":
+        monkeypatch.setattr(model_folder, name, with_files_below(4_000, getattr(model_folder, name)))
+    else:
+        saved = PreTrainedTokenizerFast.save_pretrained
+        monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", with_files_below(1_000, saved))
+    with pytest.raises(ConfigurationError, match=r"Cannot write .*/model: File too large; name another place"):
+        lora.trained("model", merge=merge)
+    assert os.listdir(lora.folder) == ["bert"]
+
+
+def with_files_below(size: int, write: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that writes as `write` does, but no file of more than `size` bytes."""
+
+    def limited(*values: Any, **options: Any) -> Any:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            return write(*values, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.mark.slow

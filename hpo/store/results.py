@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import RowMapping
 
 from hpo.config.hyperparameters import with_later_fields
-from hpo.errors import ConfigurationError, NoResultError, StoreError
+from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Ending, HeldOutEvaluation, Scores
 from hpo.store.database import Database
 from hpo.store.optuna_adapter import StudyModel
@@ -20,9 +20,9 @@ from hpo.store.study_store import (
     CONFIRMS_ATTRIBUTE,
     METRIC_ATTRIBUTE,
     RUNGS_ATTRIBUTE,
+    STUDY_ROW,
     UNSEEN_ATTRIBUTE,
     made_from,
-    recorded_row,
 )
 from hpo.store.tables import AUDIT_EVENT, BASELINE_EVENT, STUDY, TEST_EVENT, EventLog, StudyRows, attempts, evaluations
 from hpo.store.trials import BEST_OF_TRIAL, held_out_from_json, scores_from_json
@@ -304,9 +304,7 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
     with opened_study(database, name) as (name, rows):
         storage, log = database.storage, EventLog(rows)
         attributes = storage.get_study_user_attrs(rows.study_id)
-        row = recorded_row(rows, attributes)
-        if row is None:
-            raise StoreError(f"The study {name!r} was not made by hpo, which knows nothing of its configurations.")
+        row = rows.execute(STUDY_ROW).mappings().one()
         newest = {row["trial"]: row for row in rows.execute(_BY_NUMBER).mappings()}
         return StudyResults(
             name=name,

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from hpo.errors import ConfigurationError, NoResultError, nearest
+from hpo.errors import ConfigurationError, NoResultError, StoreError, nearest
 from hpo.store.database import Database
 from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import FrozenStudy, studies_in
-from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, delete_rows, recorded_row
+from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UID_ATTRIBUTE, delete_rows, recorded_row
 from hpo.store.tables import StudyRows
 
 Refuse = Callable[[str, LeaseRecord], None]
@@ -50,8 +51,7 @@ def read_studies(database: Database) -> list[StudySummary]:
     with database.read_transaction():
         storage = database.storage
         return [
-            _summary(study.study_name, study.user_attrs.get(METRIC_ATTRIBUTE), storage.get_all_trials(study_id))
-            for study_id, study in _begun_studies(database).items()
+            _summary(study, storage.get_all_trials(study_id)) for study_id, study in _begun_studies(database).items()
         ]
 
 
@@ -76,15 +76,19 @@ def opened_study(database: Database, name: str | None) -> Iterator[tuple[str, St
 
     Args:
         database: the store.
-        name: the study; None for the only one of the store.
+        name: the study; None for the only one that hpo made.
 
     Raises:
         ConfigurationError: no such study, or several where none was named.
         NoResultError: there is no study yet.
+        StoreError: a study that hpo did not make.
     """
     with database.read_transaction() as connection:
         study_id, name = chosen_study(database, name)
-        yield name, StudyRows(study_id, connection)
+        rows, attributes = StudyRows(study_id, connection), database.storage.get_study_user_attrs(study_id)
+        if recorded_row(rows, attributes) is None:
+            raise StoreError(f"The study {name!r} was not made by hpo, which knows nothing of its configurations.")
+        yield name, rows
 
 
 def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
@@ -92,6 +96,8 @@ def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
     begun = _begun_studies(database)
     ids = {study.study_name: study_id for study_id, study in begun.items()}
     searches = [study.study_name for study in begun.values() if CONFIRMS_ATTRIBUTE not in study.user_attrs]
+    # A program with studies of its own in the same store does not make this one harder to name.
+    searches = [name for name in searches if UID_ATTRIBUTE in begun[ids[name]].user_attrs] or searches
     if name is None and len(searches) == 1:
         name = searches[0]
     if not ids:
@@ -148,17 +154,25 @@ def _begun_studies(database: Database) -> dict[int, FrozenStudy]:
     }
 
 
-def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:
-    count = Counter(trial.state for trial in trials)
+def _summary(study: FrozenStudy, trials: Sequence[FrozenTrial]) -> StudySummary:
+    metric, count = study.user_attrs.get(METRIC_ATTRIBUTE), Counter(trial.state for trial in trials)
     # In a study of hpo's, a trial that hpo did not train has no configuration to recommend, whatever its score.
     trained = [trial for trial in trials if metric is None or "proposed_by" in trial.user_attrs]
     return StudySummary(
-        name=name,
+        name=study.study_name,
         metric=metric,
         trials=len(trials),
         completed=count[TrialState.COMPLETE],
         pruned=count[TrialState.PRUNED],
         failed=count[TrialState.FAIL],
         unfinished=count[TrialState.RUNNING] + count[TrialState.WAITING],
-        best=max((trial.values[0] for trial in trained if trial.state == TrialState.COMPLETE), default=None),
+        best=_best(study, [trial for trial in trained if trial.state == TrialState.COMPLETE]),
     )
+
+
+def _best(study: FrozenStudy, completed: Sequence[FrozenTrial]) -> float | None:
+    """Return the best score; None without one, or where a study has several objectives and so no single best."""
+    if len(study.directions) > 1:
+        return None
+    choose = min if study.directions[0] == StudyDirection.MINIMIZE else max
+    return choose((trial.values[0] for trial in completed), default=None)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import optuna
@@ -9,7 +10,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.errors import NoResultError
+from hpo.errors import NoResultError, StoreError
 from hpo.export.configs import configuration_of
 from hpo.messages import Assignment, Ending, HeldOutEvaluation, Report, Standing
 from hpo.search.coordinator import Coordinator
@@ -227,6 +228,21 @@ def test_a_score_that_another_program_has_told_is_never_the_best(url: str, datab
     assert read_status(database).standing.best == (0.8, 0)
     with pytest.raises(NoResultError, match="Trial 8 of the study 'scripted' was not trained by hpo"):
         configuration_of(results, None, 8)
+
+
+def test_studies_that_another_program_made_are_listed_and_never_taken_for_one_of_hpo(sqlite_url: str) -> None:
+    with led(study_at(sqlite_url, study="mine")) as coordinator:
+        complete(coordinator, begun(coordinator, 0), [0.5, 0.8, 0.7])
+    lowest = optuna.create_study(study_name="lowest", storage=sqlite_url, direction="minimize")
+    lowest.add_trials([create_trial(value=0.2), create_trial(value=0.9)])
+    two = optuna.create_study(study_name="two", storage=sqlite_url, directions=["maximize", "minimize"])
+    two.add_trial(create_trial(values=[0.3, 0.4]))
+    with closing(open_database(sqlite_url)) as opened:
+        assert {one.name: one.best for one in read_studies(opened)} == {"mine": 0.8, "lowest": 0.2, "two": None}
+        assert read_results(opened).name == read_status(opened).name == "mine"
+        for name in ("lowest", "two"):
+            with pytest.raises(StoreError, match=f"The study '{name}' was not made by hpo"):
+                read_status(opened, name)
 
 
 def check_result_against(score: float | None, trial: FrozenTrial) -> None:

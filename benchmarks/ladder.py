@@ -299,11 +299,15 @@ def live(options: argparse.Namespace) -> None:
             for method, run in ((B2, live_b2), (HPO, live_hpo)):
                 # The Trainer trains the last trial to its end, after the time is up.
                 scores = [one for one in run(options.folder, data, seed, seconds) if one[0] <= seconds]
-                reached, best = max(scores, key=lambda one: one[1], default=(math.nan, math.nan))
+                best_of_half, best = (
+                    max((score for at, score in scores if at <= end), default=math.nan)
+                    for end in (seconds / 2, seconds)
+                )
                 replayed = handed_over(Task(folder=options.folder, data=data, method=method, seed=seed), seconds)
                 print(
-                    f"{data}, seed {seed}, {method}: {len(scores)} scores, best {best:.3f} after {reached:.0f} s; "
-                    f"in the replay, its configuration at the end is worth {worth_at(replayed, seconds):.3f}",
+                    f"{data}, seed {seed}, {method}: {len(scores)} scores, the best {best:.3f}, in half of the time "
+                    f"{best_of_half:.3f}; in the replay, its configuration at the end is worth "
+                    f"{worth_at(replayed, seconds):.3f}",
                     flush=True,
                 )
 

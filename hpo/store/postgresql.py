@@ -1,16 +1,13 @@
-"""PostgreSQL store: bounded waits, no setting that outlives its transaction, no password for workers.
+"""PostgreSQL store: bounded waits, no setting that outlives its transaction.
 
 A connection that is cut gives no error; data sent into it may even be acknowledged by a device in between, so that no
 TCP setting detects it. Hence each wait for an answer is bounded here. A transaction pooler such as PgBouncer gives
 every transaction another session, so no setting and no prepared statement may belong to a session.
 """
 
-import json
-import re
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
-from urllib.parse import unquote, unquote_plus
 
 import psycopg
 import sqlalchemy as sa
@@ -18,47 +15,6 @@ from psycopg.abc import PQGen
 from psycopg.waiting import Ready
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
-
-PASSWORD = "PGPASSWORD"
-"""Variable in which PostgreSQL's own library looks for a password that is not in the URL."""
-NEEDED = frozenset({"PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "HOME", "USER", "LOGNAME", "TMPDIR"})
-"""Variables without which a process may not start; parts of paths are not secrets."""
-STRONG, LONG = 8, 16
-"""Length from which a password, or one of letters only, is recognised anywhere in a value: shorter ones are parts of
-many words."""
-
-
-def secret_names(environment: Mapping[str, str], store: str) -> frozenset[str]:
-    """Return the names of the variables that contain a password of the URL `store`, or that of `PGPASSWORD`.
-
-    A weak password counts only if it is the whole value, or is written as a password: in a URL, or after `password=`.
-    """
-    passwords = _passwords_of(store) | {environment.get(PASSWORD, "")} - {""}
-    holding = {name for name, value in environment.items() if any(_holds(value, one) for one in passwords)}
-    return frozenset(holding - NEEDED | {PASSWORD} & environment.keys())
-
-
-def _passwords_of(store: str) -> set[str]:
-    # Processes that only pass messages import this, and open no store.
-    from hpo.store.database import parsed_url
-
-    url = parsed_url(store)
-    asked = [value for name in ("password", "sslpassword") for value in url.normalized_query.get(name, ())]
-    return {one for one in (str(url.password or ""), *asked) if one}
-
-
-def _holds(value: str, password: str) -> bool:
-    """Return true if `password` is in `value`, as it is or escaped as in a URL or in JSON."""
-    forms = {password, json.dumps(password)[1:-1]}
-    return any(_stands_in(text, form) for text in {value, unquote(value), unquote_plus(value)} for form in forms)
-
-
-def _stands_in(text: str, form: str) -> bool:
-    if len(form) >= (LONG if form.isalpha() else STRONG):
-        return form in text
-    word = re.escape(form)
-    return text == form or bool(re.search(rf"//[^/@\s]*:{word}@|(?i:passw(or)?d|pwd)\W{{1,4}}{word}(?!\w)", text))
-
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 15.0
 """Seconds to wait for a silent server: until it accepts a connection, and until it answers a statement."""

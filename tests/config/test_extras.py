@@ -1,6 +1,8 @@
 """Optional packages: every extra named exists; what needs a missing package is refused, with what installs it."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import util
 from pathlib import Path
@@ -45,6 +47,37 @@ def test_a_study_as_it_is_without_further_words_needs_no_extra(monkeypatch: pyte
     config = read_model(StudyConfig, {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}, "study")
     for space in ("decoder_lora", "encoder", "encoder_lora", "encoder_small"):
         refuse_unfit_search(config, space_of(space))
+
+
+ALL_MODULES_WITHOUT = """
+import importlib, pkgutil, sys
+from importlib.machinery import PathFinder
+
+missing = sys.argv[1].split()
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in missing else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+import hpo
+for module in pkgutil.walk_packages(hpo.__path__, "hpo."):
+    try:
+        module.name.endswith("__main__") or importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error.name)
+"""
+"""Program that prints each module of hpo that cannot be imported without the packages in its argument."""
+
+
+def test_only_what_a_missing_package_is_for_imports_it() -> None:
+    modules = [name.replace("-", "_") for name in EXTRAS] + ["datasets", "nbformat", "pyarrow"]
+    command = [sys.executable, "-c", ALL_MODULES_WITHOUT, " ".join(modules)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    allowed = re.compile(r"hpo.store.postgresql psycopg|hpo.dashboard.* optuna_dashboard|hpo.runners.ray.* ray")
+    assert [line for line in found if not allowed.fullmatch(line)] == []
+    assert "hpo.store.postgresql psycopg" in found
 
 
 @pytest.mark.parametrize(

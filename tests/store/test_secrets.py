@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
-from hpo.store.postgresql import NEEDED, secret_names
+from hpo.store.secrets import NEEDED, secret_names
 
 
 def store_of(password: str) -> str:

@@ -26,7 +26,7 @@ from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Opener, Ready, 
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of
 from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
 from hpo.runners.worker_pool import WorkerLost
-from hpo.store.postgresql import secret_names
+from hpo.store.secrets import secret_names
 from hpo.training.worker import open_worker
 
 LOGS = "workers"

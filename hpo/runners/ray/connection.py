@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from hpo.errors import ConfigurationError
 from hpo.runners.ray.setup import Machine, no_cluster, refuse_unusable_address
-from hpo.store.postgresql import secret_names
+from hpo.store.secrets import secret_names
 
 LEAST_VERSION = (2, 52)
 """Oldest allowed Ray: before it, a web page in a browser could run code on the cluster (CVE-2025-62593)."""

@@ -12,8 +12,9 @@ bank on a virtual clock, as `curves.py` does over published tables. B2 has the t
 Printed is the time, over T, until a method first hands over a configuration worth as much as B2's at T, and how much
 more its configuration is worth at T / 2: geometric and plain means, with 95% intervals over seeds alone. hpo and Ray
 hand over the leading trial even if it is unfinished. hpo's pauses take time (`PAUSE_SECONDS`); the start of a search
-takes none, and each share of a trial takes that share of its time. `live` runs B2 and hpo for real, beside their
-replays. `quick` records a small bank and replays a few seeds, in less than 25 minutes.
+takes none, and each share of a trial takes that share of its time. `live` runs B2 for real, and hpo in half of the
+time, and compares both configurations on rows that no search saw. `quick` records a small bank and replays a few seeds,
+in less than 25 minutes.
 
 Run: python benchmarks/ladder.py record|replay|live|quick FOLDER [--data headlines films products] [--trials 48]
      [--seeds 20] [--minutes 4] [--processes 2]
@@ -41,14 +42,27 @@ import optuna
 import transformers
 from curve_peers import Handed, Peer, RayRule, search
 from curve_responses import Responses, ResponseSource
-from ladder_bank import FIXED, HALVING, OURS, RAY, SPACE, TRAINERS, TUTORIAL, WELL, Bank, bank_of, record, study
+from ladder_bank import (
+    FIXED,
+    HALVING,
+    OURS,
+    RAY,
+    SPACE,
+    TRAINERS,
+    TUTORIAL,
+    WELL,
+    Bank,
+    bank_of,
+    own_trial,
+    record,
+    study,
+)
 from ladder_trainer import TrainerLoop
 from optuna.pruners import SuccessiveHalvingPruner
 from scipy.stats import t
 
 import hpo
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome
-from hpo.runners.callbacks import SearchCallback
+from hpo.messages import Action, Assignment, Decision
 from hpo.runners.replay import simulated_search
 from hpo.runners.replay.curves import Curve, Point
 from hpo.runners.replay.worker_pool import ReplayWorkerPool
@@ -58,6 +72,8 @@ B2_TRIALS = 16
 QUICK_TRIALS, QUICK_SEEDS = 16, 5
 NEVER = 2.0
 """Time over T at which a search ends, and which counts if it has not reached its target by then."""
+LIVE_SEEDS, LIVE_SEED = 3, 1000
+"""Seeds of each configuration that a live search hands over, and the seed of the study that they come from."""
 GOAL, UPPER_GOAL = 0.5, 1.0
 """Goals for hpo's time over T, and for the upper end of its interval."""
 DEFAULT_GOAL = 0.7
@@ -292,34 +308,39 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def live(options: argparse.Namespace) -> None:
-    """Run B2 and hpo for real, one after the other, and print what each found in time beside its replay."""
+    """Run B2 for T and hpo for T / 2, and compare what their configurations are worth on rows that neither saw.
+
+    Both configurations are trained again, on `LIVE_SEEDS` fresh seeds each.
+    """
     seconds = 60.0 * options.minutes
     for data in options.data:
+        unseen = str(ladder_data.write(data, options.folder)["unseen"])
+        sources = study(data, options.folder).data.model_dump() | {"validation": unseen}
+        worth = own_trial(
+            data, options.folder, seeds=LIVE_SEEDS, data=sources, evaluation={"full_reports": 1}, seed=LIVE_SEED
+        )
+        more = []
         for seed in range(options.seeds):
-            for method, run in ((B2, live_b2), (HPO, live_hpo)):
-                # The Trainer trains the last trial to its end, after the time is up.
-                scores = [one for one in run(options.folder, data, seed, seconds) if one[0] <= seconds]
-                best_of_half, best = (
-                    max((score for at, score in scores if at <= end), default=math.nan)
-                    for end in (seconds / 2, seconds)
-                )
-                replayed = handed_over(Task(folder=options.folder, data=data, method=method, seed=seed), seconds)
-                print(
-                    f"{data}, seed {seed}, {method}: {len(scores)} scores, the best {best:.3f}, in half of the time "
-                    f"{best_of_half:.3f}; in the replay, its configuration at the end is worth "
-                    f"{worth_at(replayed, seconds):.3f}",
-                    flush=True,
-                )
+            theirs = worth(live_b2(options.folder, data, seed, seconds))
+            ours = worth(live_hpo(options.folder, data, seed, seconds / 2))
+            more.append(ours - theirs)
+            print(
+                f"{data}, seed {seed}: B2 after {seconds:.0f} s {theirs:.3f}, hpo after {seconds / 2:.0f} s {ours:.3f}",
+                flush=True,
+            )
+        if len(more) > 1:
+            low, mean, high = interval(more)
+            print(f"{data}: hpo in half of the time {mean:+.3f} [{low:+.3f}, {high:+.3f}]", flush=True)
 
 
-def live_b2(folder: Path, data: str, seed: int, seconds: float) -> list[tuple[float, float]]:
-    """Run B2; return for each completed trial the seconds since the start, and its score."""
-    began, scores = time.perf_counter(), []
+def live_b2(folder: Path, data: str, seed: int, seconds: float) -> Mapping[str, Any]:
+    """Run B2; return the configuration with the best score of those that were completed in time."""
+    began, found = time.perf_counter(), []
     loop, space = TrainerLoop(ladder_data.write(data, folder), **TRAINERS[HALVING]), space_of(dict(SPACE))
     loop.open()
 
     def objective(trial: optuna.Trial) -> float:
-        pruned = False
+        pruned, values = False, {**space.suggest(trial), **FIXED}
 
         def heard(number: int, score: float) -> bool:
             nonlocal pruned
@@ -327,10 +348,12 @@ def live_b2(folder: Path, data: str, seed: int, seconds: float) -> list[tuple[fl
             pruned = trial.should_prune()
             return pruned
 
-        score = loop.train({**space.suggest(trial), **FIXED}, seed=trial.number, heard=heard)
+        score = loop.train(values, seed=trial.number, heard=heard)
         if pruned:
             raise optuna.TrialPruned
-        scores.append((time.perf_counter() - began, score))
+        # The Trainer trains the last trial to its end, after the time is up.
+        if time.perf_counter() - began <= seconds:
+            found.append((score, trial.number, values))
         return score
 
     search = optuna.create_study(
@@ -338,24 +361,15 @@ def live_b2(folder: Path, data: str, seed: int, seconds: float) -> list[tuple[fl
     )  # fmt: skip
     search.enqueue_trial(space.sampled(space.default_values()))
     search.optimize(objective, timeout=seconds)
-    return scores
+    return max(found)[2] if found else space.default_values()
 
 
-def live_hpo(folder: Path, data: str, seed: int, seconds: float) -> list[tuple[float, float]]:
-    """Run hpo; return for each completed trial the seconds since the start, and its score."""
-    began, scores = time.perf_counter(), []
-
-    class Scores(SearchCallback):
-        """Record of the score of each completed trial."""
-
-        def ended(self, outcome: Outcome) -> None:
-            if outcome.ending is Ending.COMPLETED and outcome.best:
-                scores.append((time.perf_counter() - began, outcome.best.validation.objective))
-
+def live_hpo(folder: Path, data: str, seed: int, seconds: float) -> Mapping[str, Any]:
+    """Run hpo; return the configuration that it hands over."""
     with tempfile.TemporaryDirectory() as store:
         url = f"sqlite:///{Path(store) / 'hpo.db'}"
-        hpo.run(study(data, folder, seed=seed, budget={"time": f"{seconds:.0f}s"}, store={"url": url}), Scores())
-    return scores
+        budget = {"time": f"{seconds:.0f}s"}
+        return hpo.run(study(data, folder, seed=seed, budget=budget, store={"url": url})).best.configuration
 
 
 def main() -> int:
@@ -366,7 +380,7 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", choices=ladder_data.DATA_SETS, default=list(ladder_data.DATA_SETS))
     parser.add_argument("--trials", type=int, default=48, help="record: configurations of each data set")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each method")
-    parser.add_argument("--minutes", type=float, default=4.0, help="live: of each search")
+    parser.add_argument("--minutes", type=float, default=4.0, help="live: of B2")
     parser.add_argument("--processes", type=int, default=2, help="replay: searches computed side by side")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 from unittest.mock import patch
 
@@ -84,7 +84,7 @@ def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: An
         overrides: overrides as on the command line.
         sections: other sections of the study file.
     """
-    paths = {part: str(path) for part, path in ladder_data.write(name, folder).items()}
+    paths = {part: str(path) for part, path in ladder_data.write(name, folder).items() if part != "unseen"}
     values: dict[str, Any] = {
         "study": name, "model": {"name": str(demo_model_folder())}, "space": dict(SPACE), "data": paths,
         "store": {"url": f"sqlite:///{folder / 'bank.db'}"}, "confirmation": {"finalists": 0, "audit": 0.0},
@@ -139,16 +139,20 @@ def seconds_of(train: Callable[[Mapping[str, Any]], object], values: Mapping[str
     return time.perf_counter() - began
 
 
-def own_trial(name: str, folder: Path) -> Callable[[Mapping[str, Any]], object]:
-    """Return a function that trains a configuration as a trial of hpo, whose model is loaded already."""
-    objective = hpo.FineTuneObjective(study(name, folder))
+def own_trial(name: str, folder: Path, *, seeds: int = 1, **sections: Any) -> Callable[[Mapping[str, Any]], float]:
+    """Return a function that trains a configuration as a trial of hpo, whose model is loaded already.
+
+    It returns the mean score over that many seeds. `sections` are those of `study`.
+    """
+    objective = hpo.FineTuneObjective(study(name, folder, **sections))
     space = space_of(dict(SPACE))
 
     def train(values: Mapping[str, Any]) -> float:
         alone = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
-        alone.enqueue_trial(space.sampled({name: values[name] for name in SPACE}))
-        alone.optimize(objective, n_trials=1)
-        return alone.best_value
+        for _ in range(seeds):
+            alone.enqueue_trial(space.sampled({name: values[name] for name in SPACE}))
+        alone.optimize(objective, n_trials=seeds)
+        return fmean(trial.values[0] for trial in alone.trials)
 
     train({**space.default_values(), "epochs": 2})
     return train

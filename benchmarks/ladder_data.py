@@ -2,7 +2,7 @@
 
 Headlines come from the package of `hpo demo`. The reviews, each sentence with the mean of twenty people's ratings from
 -4 to 4 (Hutto and Gilbert 2014, "VADER"), come from the source distribution of vaderSentiment, which pip downloads.
-Of each set 120 texts are for training, 200 for validation.
+Of each set 120 texts are for training, 200 for validation, and up to 1,000 others are seen by no search.
 """
 
 import io
@@ -16,7 +16,7 @@ from random import Random
 
 from hpo.data.demo import demo_examples
 
-TRAIN, VALIDATION = 120, 200
+TRAIN, VALIDATION, UNSEEN = 120, 200, 1000
 SOURCE = "vaderSentiment==3.3.2"
 WORDS = 4
 """Fewest words of a sentence."""
@@ -57,9 +57,9 @@ def write(name: str, folder: Path) -> dict[str, Path]:
     """Write a data set as JSONL files into `folder`, once; labels of the training rows are balanced.
 
     Returns:
-        `train` and `validation`, each with the path of its file.
+        `train`, `validation` and `unseen`, each with the path of its file.
     """
-    paths = {part: folder / f"{name}-{part}.jsonl" for part in ("train", "validation")}
+    paths = {part: folder / f"{name}-{part}.jsonl" for part in ("train", "validation", "unseen")}
     if all(path.exists() for path in paths.values()):
         return paths
     rows = sorted(set(DATA_SETS[name](folder)))
@@ -67,8 +67,9 @@ def write(name: str, folder: Path) -> dict[str, Path]:
     labels = sorted({label for _, label in rows})
     train = [row for label in labels for row in [one for one in rows if one[1] == label][: TRAIN // len(labels)]]
     chosen = set(train)
-    validation = [row for row in rows if row not in chosen][:VALIDATION]
-    for path, some in zip(paths.values(), (train, validation), strict=True):
+    others = [row for row in rows if row not in chosen]
+    parts = train, others[:VALIDATION], others[VALIDATION : VALIDATION + UNSEEN]
+    for path, some in zip(paths.values(), parts, strict=True):
         path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in some))
     return paths
 

@@ -12,6 +12,8 @@ from typing import Any
 from hpo.config.hyperparameters import ADDED_LATER, Hyperparameters
 from hpo.config.parsing import parse_yaml, read_model, write_yaml
 from hpo.config.study_file import StudyConfig
+from hpo.data.readers.hub import HUB
+from hpo.data.readers.locations import is_missing
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.writing import begins_with
 from hpo.search.pruners import trial_milestones
@@ -100,13 +102,15 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
 def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]:
     """Return the settings of a trial's training: model, data, evaluations, precision, versions."""
     study = results.configuration
+    # Another folder may use the export.
+    sources = {name: _absolute(study["data"].get(name)) for name in ("train", "validation", "test")}
     config = read_model(StudyConfig, study, f"the study {results.name}")
     space = SearchSpace.from_mapping(results.space, f"of the study {results.name}")
     hyperparameters = Hyperparameters.model_validate(chosen.configuration)
     return {
-        "model": study["model"],
+        "model": {**study["model"], "name": _absolute(study["model"]["name"])},
         "task": study["task"],
-        "data": {**study["data"], "fingerprint": results.data_fingerprint},
+        "data": {**study["data"], **sources, "fingerprint": results.data_fingerprint},
         "study_seed": study["seed"],
         "evaluation": study["evaluation"],
         # A study that is older than confirmation has kept no rows for it.
@@ -117,6 +121,11 @@ def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]
         "measurements": dict(results.measurements),
         "versions": dict(results.versions),
     }
+
+
+def _absolute(source: str | None) -> str | None:
+    """Return a path of this machine as an absolute one, and anything else as it is."""
+    return source if source is None or source.lower().startswith(HUB) or is_missing(source) else os.path.abspath(source)
 
 
 def _trained(results: StudyResults, number: int) -> TrialResult:

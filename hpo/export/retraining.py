@@ -47,10 +47,12 @@ def study_and_splits(exported: Exported, compute: ComputeConfig) -> tuple[StudyC
         DataError: the data do not exist, cannot be read, or differ from those of the search.
     """
     config = exported.study_config(compute)
-    for name in ("train", "validation", "test"):
-        source = getattr(config.data, name)
-        if source is not None and is_missing(source):
-            raise DataError(f"There is nothing at {source}, where the search had its texts; say data.{name}=FILE.")
+    sources = {name: getattr(config.data, name) for name in ("train", "validation", "test")}
+    if missing := {name: source for name, source in sources.items() if source is not None and is_missing(source)}:
+        raise DataError(
+            f"There is nothing at {', '.join(missing.values())}, where the search had its texts; say "
+            f"{' '.join(f'data.{name}=FILE' for name in missing)}."
+        )
     splits = splits_of(config)
     if splits.fingerprint != exported.data.fingerprint:
         raise DataError(

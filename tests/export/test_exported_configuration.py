@@ -214,6 +214,18 @@ def test_model_and_texts_may_lie_elsewhere_and_nothing_else(best_file: Path) -> 
         read_exported(best_file, ["seed=3"])
 
 
+def test_paths_in_the_folder_of_the_search_are_absolute_in_an_export(
+    results: StudyResults, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {**results.configuration["data"], "train": texts_file.name, "validation": "hf://some/data", "test": "no.csv"}
+    found = replace(results, configuration={**results.configuration, "data": data})
+    monkeypatch.chdir(texts_file.parent)
+    exported = configuration_of(found, None)["data"]
+    assert [exported[name] for name in ("train", "validation", "test")] == [str(texts_file), "hf://some/data", "no.csv"]
+    monkeypatch.chdir(tmp_path)
+    assert configuration_of(found, None)["data"]["train"] == texts_file.name
+
+
 def test_hpo_run_sends_such_a_file_to_the_verbs_for_it(best_file: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"hpo train .*best\.yaml --output FOLDER.*hpo reproduce"):
         load_config(best_file)

@@ -74,7 +74,7 @@ def main() -> None:
 def opened(model: str, options: argparse.Namespace) -> Iterator[TrainingContext]:
     """Open a worker over a model and texts that are cut at every length that is measured."""
     with tempfile.TemporaryDirectory() as folder:
-        texts = write_texts(Path(folder) / "texts.csv", 200)
+        texts = write_texts(Path(folder) / "texts.csv", 200, max(options.tokens))
         config = StudyConfig.model_validate(
             {
                 "study": "slots",

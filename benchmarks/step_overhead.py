@@ -136,14 +136,14 @@ def serve(options: argparse.Namespace) -> None:
             print(time.perf_counter() - started, flush=True)
 
 
-def write_texts(path: Path, rows: int) -> Path:
-    """Write texts that are all cut at `LENGTH` tokens."""
+def write_texts(path: Path, rows: int, length: int = LENGTH) -> Path:
+    """Write texts that are all cut at `length` tokens."""
     random = np.random.default_rng(0)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["text", "label"])
         for row in range(2 * rows):
-            writer.writerow([" ".join(random.choice(list("bcdfghklmn"), 2 * LENGTH)), LABELS[row % len(LABELS)]])
+            writer.writerow([" ".join(random.choice(list("bcdfghklmn"), 2 * length)), LABELS[row % len(LABELS)]])
     return path
 
 

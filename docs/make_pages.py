@@ -65,7 +65,7 @@ NAMES_HEAD = """\
 
 Names used by W&B sweeps, transformers, PEFT, Ray and Optuna that hpo accepts in study files, search spaces, sweeps and
 overrides, and what they mean here. Case, dashes, underscores and a prefix common to all names of a file are ignored.
-hpo prints one note for each name that it translates and one for the names that it leaves out because they belong to the
+hpo prints a line with the names that it translates and one with those that it leaves out because they belong to the
 training script. It refuses names that would train something else. This page is made by `make docs` from
 `hpo/config/other_names.py`.
 """
@@ -122,7 +122,12 @@ def _section(title: str, sentence: str) -> str:
 
 def _table(head: Row, rows: Iterable[Row]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return the text of a cell; without the backslash, a pipe would end it, in code too."""
+    return text.replace("|", r"\|")
 
 
 def _plain(registry: Mapping[str, Any]) -> list[Row]:
@@ -210,7 +215,10 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _default_of(field: FieldInfo) -> str:
-    return "must be given" if field.is_required() else as_yaml(field.get_default(call_default_factory=True))
+    if field.is_required():
+        return "must be given"
+    default = field.get_default(call_default_factory=True)
+    return "[]" if default == () else as_yaml(default)
 
 
 def names_page() -> str:

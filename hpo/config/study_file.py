@@ -70,8 +70,8 @@ class ModelConfig(Typed):
     trust_remote_code: bool = False
     """Whether Python code in the model's repository may run."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the pretrained weights. `auto` is bf16 if `method` is always `lora`, so that no trial changes
-    them, and the processor computes in bf16; otherwise fp32. Weights that a trial trains are fp32."""
+    """Number format of the pretrained weights. `auto` is bf16 if every trial uses `lora` and the processor supports
+    bf16 (assumed of CPUs and Ray clusters); otherwise fp32. Weights that a trial trains are always fp32."""
     quantization: Literal["nf4"] | None = None
     """`nf4` stores the pretrained weights of linear layers in 4 bits (Dettmers et al. 2023), for methods that leave
     them frozen; needs the extra `quantized`. Null stores them as `dtype` says."""
@@ -149,17 +149,18 @@ class EvaluationConfig(Typed):
     """Evaluations of each trial on all of validation, evenly spaced. Null for the space's largest `epochs`, or fewer if
     evaluations would take too much of a trial (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
-    """Evenly spaced points of the longest trial at which a trial may be pruned. 0 for full evaluations only. With
-    `promotion`: `first_rung`, and each `reduction_factor` times the one before, below 900 per mille. At rungs between
-    full evaluations, a fixed stratified part of validation is scored. Confirmation runs have no rungs."""
+    """Number of rungs: evenly spaced points of the longest trial at which a trial may be pruned. 0 for full evaluations
+    only. `promotion` has other rungs: `first_rung`, and each `reduction_factor` times the one before, below 900 per
+    mille. At a rung between full evaluations, a fixed stratified part of validation is scored. Confirmation runs have
+    no rungs."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Point before which no trial is pruned, in per mille of the longest trial; with `promotion` the first point at
-    which a trial may be paused, in per mille of its own length. Null for 62 with `promotion`, otherwise 125."""
+    """First rung, before which no trial is paused or pruned, in per mille. With `promotion` it is a share of each
+    trial's own length, otherwise of the longest trial's. Null for 62 with `promotion`, otherwise 125."""
     rung_rows: OneOrMore | None = None
-    """Validation rows scored at a rung, and training rows scored at a new best score and at the end of a trial. Null
-    for 200, or fewer: all evaluations of a trial together take at most a third of its time, and at most a tenth if
-    validation has at most a quarter of the rows that the trial trains on. A training row is counted as three scored
-    rows. Each trial has at least one full evaluation, and unless validation is that small 100 rows at a rung."""
+    """Validation rows scored at a rung; as many training rows are scored at a new best score and at the end of a trial.
+    Null for 200, or fewer if evaluations would take more than a third of a trial's time, but at least 100. If
+    validation has at most a quarter as many rows as the trial trains on, evaluations take at most a tenth of its time,
+    and a rung may have fewer than 100 rows."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
     """Number of cross-validation folds, for small data. Each trial trains once per fold and is scored on the rows left
     out; its score is the mean, and each fold is one step for the pruner. Null for a single validation split."""
@@ -204,7 +205,7 @@ class ConfirmationConfig(Typed):
     seeds: Annotated[int, Field(ge=3, le=100)] = 5
     """Largest number of seeds per finalist, at least 3; finalists that fall behind get fewer."""
     runs: Annotated[int, Field(ge=2)] | None = None
-    """Largest number of runs in total. Null for `share` of the number of trials, but at least four."""
+    """Largest number of runs in total. Null for `share` of the number of trials, but at least 4."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """Largest share of the budget (time and number of trials) that the confirmation may take; at most 0.5."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 1 / 3

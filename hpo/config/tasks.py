@@ -133,10 +133,10 @@ class TaskConfig(Typed):
     of the labels if these are answered by letters. Of an example that is too long, the text is cut, never the
     prompt."""
     label_words: Annotated[dict[str, str], BeforeValidator(_with_texts)] = Field(default_factory=dict)
-    """`label_words`: label -> the word or words that follow the prompt. In a masked model each word is one token and
-    takes the place of the mask token. By default the words are the labels themselves, with spaces for `_`. If there are
-    more than 8 labels, or a label has more than 4 tokens (1 in a masked model), they are letters, A, B, C, or numbers
-    beyond Z, unless `prompt` is given without `{labels}`."""
+    """`label_words`: the word or words of each label, which follow the prompt. By default they are the labels
+    themselves, with spaces for `_`. They are letters instead (A, B, C; numbers if there are more than 26 labels) if
+    there are more than 8 labels or a label has more than 4 tokens, unless `prompt` is given without `{labels}`. In a
+    masked model each word must be one token, in place of the mask token; if a label has more, all are letters."""
     metric: str = "auto"
     """The metric that is maximised. `auto` is F1 of the positive class for two classes, macro F1 for more, `pearson`
     for a regression, micro F1 for `multi_label`. `module:function` calls your own function with the true and the

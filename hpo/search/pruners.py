@@ -332,27 +332,31 @@ def _halving(config: StudyConfig) -> dict[str, int]:
 
 PRUNERS: Mapping[str, Pruner] = {
     "asynchronous_median": Pruner(
-        "prunes what is below the median of the others at this rung, running and pruned ones among them",
+        "prunes a trial that scores below the median of the other trials at its rung, running and pruned ones included",
         "the rule of Li et al. 2020 (ASHA) that keeps half, at every rung",
         _asynchronous_median,
     ),
     "median": Pruner(
-        "prunes what has never been as good as half of the finished trials were at this rung",
+        "prunes a trial whose best score so far is below the median of the completed trials at its rung",
         "Golovin et al. 2017; Optuna's MedianPruner",
         _median,
     ),
     "percentile": Pruner(
-        "prunes what is not among the best part of the finished trials at this rung",
+        "prunes a trial whose best score so far is not among the best `percentile` percent of the completed trials at "
+        "its rung",
         "Optuna's PercentilePruner",
         lambda config: pruners.PercentilePruner(config.search.percentile, **_among_finished(config)),
     ),
     "successive_halving": Pruner(
-        "lets the best of every few on at the first rung, and at each that is as many times further",
+        "continues the best 1 in `reduction_factor` at each rung; each rung is `reduction_factor` times as far as the "
+        "one before",
         "Li et al. 2020 (ASHA); Optuna's SuccessiveHalvingPruner",
         lambda config: pruners.SuccessiveHalvingPruner(**_halving(config)),
     ),
     "promotion": Pruner(
-        "pauses a trial with its checkpoint at each rung until it is among the best one of every few that came there",
+        "pauses a trial at each rung, with its checkpoint, until it is among the best 1 in `reduction_factor` of the "
+        "trials that reached that share of their training; prunes trials far below those; each rung is "
+        "`reduction_factor` times as far as the one before",
         "Li et al. 2020 (ASHA), algorithm 2",
         lambda config: PromotionPruner(reduction_factor=reduction_factor(config)),
     ),
@@ -363,21 +367,21 @@ PRUNERS: Mapping[str, Pruner] = {
         lambda config: pruners.HyperbandPruner(max_resource=LAST_RUNG, **_halving(config)),
     ),
     "patient": Pruner(
-        "asks the median pruner only about what has not become better for some evaluations",
+        "`median`, but only for trials that have not improved for `patience` evaluations",
         "Optuna's PatientPruner",
         lambda config: pruners.PatientPruner(_median(config), patience=config.search.patience),
     ),
     "threshold": Pruner(
-        "prunes what scores below a fixed bound",
+        "prunes a trial that scores below `lowest_score`",
         "Optuna's ThresholdPruner",
         lambda config: pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=first_rung(config)),
     ),
     "wilcoxon": Pruner(
-        "prunes what a signed-rank test finds worse than the best trial, from five folds on",
+        "prunes a trial that a signed-rank test finds worse than the best trial, from five folds on",
         "Wilcoxon 1945; Optuna's WilcoxonPruner",
         lambda config: pruners.WilcoxonPruner(p_threshold=config.search.p_threshold),
     ),
-    "none": Pruner("lets every trial run to its end", "Optuna's NopPruner", lambda _config: pruners.NopPruner()),
+    "none": Pruner("trains every trial to its end", "Optuna's NopPruner", lambda _config: pruners.NopPruner()),
 }
 
 

@@ -74,6 +74,12 @@ def test_the_docs_are_what_their_script_makes_of_the_code() -> None:
         assert make() == path.read_text(encoding="utf-8"), f"{path.name} is out of date; run: make docs"
 
 
+def test_a_pipe_in_a_cell_does_not_end_it() -> None:
+    rows = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8").splitlines()
+    (separator,) = (row for row in rows if row.startswith("| `data.label_separator` |"))
+    assert separator.endswith(r" | \| |")
+
+
 @pytest.mark.parametrize(("field", "names"), [("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("method", METHODS)])
 def test_every_entry_that_a_space_can_name_is_in_a_shipped_one(field: str, names: Iterable[str]) -> None:
     offered: set[object] = set()

@@ -16,8 +16,8 @@ FEWEST_ROWS = 10
 standard deviation, or half of it."""
 MOST_NAMED = 5
 FEW_SEEDS = 3
-MORE_RUNS = 12
-"""Number of runs that gives the last two of three finalists five seeds each."""
+MORE_SEEDS = "hpo confirm confirmation.runs=12"
+"""Command for more seeds: with 12 runs the last of three finalists and the default have five each."""
 NO_TEST_SPLIT = (
     "There is no test split, so the recommended trial has no score on examples that played no part in choosing it; "
     "give a new study data.test or data.test_fraction."
@@ -66,6 +66,9 @@ def _against_default(verdict: Verdict) -> str:
         return f"The default beats {known} by {_by(verdict, found, -1)}."
     if verdict.recommended != found.against_trial:
         return f"{winner.capitalize()} is likely better than the default, by {by}; the 95% interval includes 0."
+    if _is_undecided(verdict):
+        few = _few_seeds(verdict)
+        return f"Undecided: {few} {'is' if few.startswith('1 ') else 'are'} too few; {MORE_SEEDS} trains more."
     return f"{known.capitalize()} is not distinguishable from the default: the difference is {by}."
 
 
@@ -82,6 +85,12 @@ def _rank_in_search(verdict: Verdict) -> str:
 def _to_take(verdict: Verdict) -> str:
     """Recommend a trial, with the reason if it is not the winner."""
     taken, winner = verdict.by_trial[verdict.recommended], verdict.by_trial[verdict.winner]
+    if _is_undecided(verdict):
+        assert verdict.against_default is not None, "only a comparison is undecided"
+        return (
+            f"Until then, take the default, trial {taken.trial}: trial {winner.trial}, {_rank_in_search(verdict)}, is "
+            f"not distinguishable from it, with a difference of {_by(verdict, verdict.against_default)}."
+        )
     if taken.is_default:
         return f"Take the default, trial {taken.trial}."
     if taken is not winner:
@@ -207,15 +216,29 @@ def _test_split(verdict: Verdict) -> str:
 
 def _seeds(verdict: Verdict) -> str:
     """Return the noise of seeds, with a caution if there are few seeds."""
+    noise = f"Seeds alone move a score by {amount(verdict.metric, verdict.seed_noise)} (standard deviation)"
+    few = _few_seeds(verdict)
+    if not few:
+        return f"{noise}."
+    if _is_undecided(verdict):
+        return f"{noise}, by a rough estimate from {few}."
+    return f"{noise}; with only {few} this is rough: {MORE_SEEDS} trains more."
+
+
+def _few_seeds(verdict: Verdict) -> str:
+    """Return the number of seeds in words if the winner or the default has few; else an empty string."""
     compared = [verdict.by_trial[verdict.winner], *([verdict.default] if verdict.default else [])]
     fewest = min(compared, key=lambda one: len(one.scores))
     seeds = len(fewest.scores)
-    noise = f"Seeds alone move a score by {amount(verdict.metric, verdict.seed_noise)} (standard deviation)"
     if seeds >= FEW_SEEDS:
-        return f"{noise}."
+        return ""
     alike = all(len(one.scores) == seeds for one in compared)
-    few = f"{counted(seeds, 'seed')} of {'each' if alike else f'trial {fewest.trial}'}"
-    return f"{noise}; with only {few} this is rough: hpo confirm confirmation.runs={MORE_RUNS} trains more."
+    return f"{counted(seeds, 'seed')} of {'each' if alike else f'trial {fewest.trial}'}"
+
+
+def _is_undecided(verdict: Verdict) -> bool:
+    """Return true if the default is recommended only because few seeds tell nothing apart."""
+    return verdict.reason == "not distinguishable from the default" and bool(_few_seeds(verdict))
 
 
 def _by(verdict: Verdict, found: Difference, sign: int = 1) -> str:

@@ -210,6 +210,23 @@ def test_few_seeds_come_with_what_would_say_more() -> None:
     assert "on 1 fresh seed trial 7" in said(AHEAD, confirmed=one)
 
 
+def test_too_few_seeds_leave_it_undecided_and_the_first_sentence_says_what_to_do() -> None:
+    both = (confirmed(WINNER, 0.90, seeds=2), confirmed(DEFAULT, 0.88, seeds=2))
+    first, second, *others = sentences(verdict(UNSURE, confirmed=both, recommended=DEFAULT))
+
+    assert first == "Undecided: 2 seeds of each are too few; hpo confirm confirmation.runs=12 trains more."
+    assert second == (
+        "Until then, take the default, trial 0: trial 7, the best of the search except the default, is not "
+        "distinguishable from it, with a difference of 1.0 macro F1 points [-1.0, 3.0]."
+    )
+    assert "hpo confirm" not in " ".join(others)
+    for seeds, said_of in ((1, "1 seed of trial 7 is too few"), (3, "Trial 7, the best of the search")):
+        one = (confirmed(WINNER, 0.90, seeds=seeds), confirmed(DEFAULT, 0.88, seeds=3))
+        assert said_of in sentences(verdict(UNSURE, confirmed=one, recommended=DEFAULT))[0]
+    assert "Undecided" not in said(UNSURE, confirmed=both)
+    assert "Undecided" not in said(BEHIND, confirmed=both, recommended=DEFAULT)
+
+
 def test_of_a_metric_that_is_no_share_the_unit_is_its_own() -> None:
     assert "by 0.0200 of neg log loss [0.0100, 0.0300]" in said(AHEAD, metric="neg_log_loss")
     assert "by 0.0200 of my cost [0.0100, 0.0300]" in said(AHEAD, metric="my_cost")

@@ -63,11 +63,11 @@ def test_its_results_and_its_verdict_are_as_they_were(hpo: Hpo) -> None:
     shown = hpo("best", "--study", "confirmed")
     assert shown.code == 0
     first, second, third = shown.out.splitlines()[:3]
-    assert first == (
-        "Trial 1, the best of the search, is not distinguishable from the default: the difference is 66.7 F1 points "
-        "[-76.8, 100.0]."
+    assert first == "Undecided: 2 seeds of each are too few; hpo confirm confirmation.runs=12 trains more."
+    assert second == (
+        "Until then, take the default, trial 0: trial 1, the best of the search, is not distinguishable from it, with "
+        "a difference of 66.7 F1 points [-76.8, 100.0]."
     )
-    assert second == "Take the default, trial 0."
     assert third.startswith("Trained again on 2 fresh seeds trial 0 scores 0.3333 [0.0000, 1.0000], 33.3 F1 points")
     board = rows("SELECT trial, score FROM hpo_leaderboard WHERE study = 'searched' AND state = 'COMPLETE'")
     assert dict(board) == pytest.approx(SCORES)

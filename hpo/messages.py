@@ -265,9 +265,14 @@ class Report:
     peak_memory_bytes: int
 
     @property
+    def judged_scores(self) -> Scores:
+        """The scores that a trial is judged by at this report."""
+        return self.validation if self.held_out is None else self.held_out.scores
+
+    @property
     def score(self) -> float:
         """The score that a trial is judged by at this report."""
-        return (self.validation if self.held_out is None else self.held_out.scores).objective
+        return self.judged_scores.objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

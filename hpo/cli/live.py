@@ -27,7 +27,7 @@ from hpo.messages import (
     Scores,
     Standing,
 )
-from hpo.metrics.jackknife import with_standard_error
+from hpo.metrics.jackknife import has_standard_error, with_standard_error
 from hpo.runners.callbacks import SearchCallback
 from hpo.store.studies import is_confirmation
 
@@ -44,6 +44,17 @@ def callback_for(stream: TextIO) -> Iterator[SearchCallback]:
         return
     with LiveView(console) as view:
         yield view
+
+
+def has_own_rows(report: Report) -> bool:
+    """Return true if a confirmation run is judged by other scores than those that its epochs are compared by."""
+    return report.judged_scores != report.validation
+
+
+def judged(report: Report) -> str:
+    """Return the score that a trial is judged by in words, with its rows if they are not those of its rungs."""
+    rows = " on held-out rows" if has_own_rows(report) else ""
+    return with_standard_error(report.score, report.judged_scores) + rows
 
 
 class TrialCounts(SearchCallback):
@@ -85,7 +96,7 @@ class TrialCounts(SearchCallback):
         if outcome.ending is Ending.COMPLETED:
             assert outcome.best is not None, "a completed trial has a full report"
             if self._best is None or outcome.best.score > self._best[0]:
-                self._best, self._best_scores = (outcome.best.score, outcome.trial), outcome.best.validation
+                self._best, self._best_scores = (outcome.best.score, outcome.trial), outcome.best.judged_scores
             if outcome.trial == 0:
                 self._default = outcome.best.validation
             else:
@@ -174,7 +185,7 @@ class _View(TrialCounts):
 
     def ending(self, outcome: Outcome) -> str:
         """Return the ending of a trial in words."""
-        score = f" with {with_standard_error(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
+        score = f" with {judged(outcome.best)}" if outcome.best else ""
         why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
         resumes = RESUMED_LATER.get(outcome.ending, "")
         return f"{self.noun} {outcome.trial} {outcome.ending} after {humanized(outcome.seconds)}{score}{why}{resumes}"
@@ -200,15 +211,17 @@ class LineLog(_View):
             return
         planned = "as many trials as there is time for" if trials is None else f"{counted} in all"
         resumed = f", resumed after {standing.finished}" if standing.finished else ""
-        self._show(f"study {study}: {planned}{resumed}, maximising {metric}")
+        spread = " (± is one standard deviation over rows)" if has_standard_error(metric) else ""
+        self._show(f"study {study}: {planned}{resumed}, maximising {metric}{spread}")
 
     def reported(self, report: Report, decision: Decision) -> None:
         """Write a score."""
         part = "" if report.full else f" on {report.validation.rows} rows"
+        kept = f", {judged(report)}" if has_own_rows(report) else ""
         pruned = ", pruned" if decision.action is Action.STOP else ""
         self._show(
             f"{self.noun} {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
-            f"{self.metric} {with_standard_error(report.validation.objective, report.validation)}{part}{pruned}"
+            f"{self.metric} {with_standard_error(report.validation.objective, report.validation)}{part}{kept}{pruned}"
         )
 
     def ended(self, outcome: Outcome) -> None:

@@ -58,8 +58,7 @@ def print_leaderboard(results: StudyResults, verdict: Verdict | None = None) -> 
         table = table_of(
             board.head[:fitting],
             left=board.head[tables.RESULT_COLUMNS :],
-            title=f"{results.name}: {results.metric} on validation, ± what other {by} move it by "
-            "(one standard deviation)",
+            title=f"{results.name}: {results.metric} on validation, ± one standard deviation over {by}",
         )
         for row in board.rows:
             table.add_row(*row[:fitting])

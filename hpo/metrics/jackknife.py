@@ -52,6 +52,11 @@ def scale(without: NDArray[np.float64]) -> NDArray[np.float64]:
     return centred
 
 
+def has_standard_error(metric: str) -> bool:
+    """Return true if a metric can be computed from a confusion matrix alone, so that its standard error is known."""
+    return metric in METRICS and metric not in OF_PROBABILITIES and "fbeta" not in metric
+
+
 def standard_error(scores: Scores, beta: float | None = None) -> float | None:
     """Return the standard error of the score over the choice of rows; None without a confusion matrix.
 

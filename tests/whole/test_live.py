@@ -16,6 +16,7 @@ from hpo.messages import (
     Assignment,
     Decision,
     Ending,
+    HeldOutEvaluation,
     Outcome,
     Progress,
     ScoredStanding,
@@ -67,6 +68,31 @@ def test_lines_count_from_how_the_study_stood() -> None:
     assert "7 of 10 done, 5 pruned" in lines[3]
     assert "best macro_f1 0.9000 (trial 1)" in lines[4]
     assert "best macro_f1 0.9500 (trial 8)" in lines[5]
+
+
+def test_a_confirmation_run_says_which_of_its_two_scores_is_on_held_out_rows() -> None:
+    searched = Scores(metric="accuracy", values={"accuracy": 0.9}, rows=300, confusion=((140, 10), (20, 130)))
+    kept = Scores(metric="accuracy", values={"accuracy": 0.8}, rows=100, confusion=((40, 10), (10, 40)))
+    held_out = HeldOutEvaluation(scores=kept, deviations=(0.01, -0.01))
+    report = tiny_report(3, validation=searched, held_out=held_out)
+    stream = StringIO()
+    log = LineLog(stream)
+
+    log.started("news (confirmation)", "accuracy", 4, Standing(completed=0, pruned=0, failed=0, best=None))
+    log.reported(report, Decision(trial=3, attempt=1, action=Action.CONTINUE))
+    log.ended(Outcome(trial=3, attempt=1, ending=Ending.COMPLETED, best=report, seconds=65.0, peak_memory_bytes=1))
+
+    first, rung, ended = stream.getvalue().splitlines()
+    assert "maximising accuracy (± is one standard deviation over rows)" in first
+    assert rung.endswith("accuracy 0.9000 ±0.017, 0.8000 ±0.040 on held-out rows")
+    assert "completed after 1 min 05 s with 0.8000 ±0.040 on held-out rows; " in ended
+    assert "best accuracy 0.8000 ±0.040 (run 3)" in ended
+
+
+def test_a_metric_without_a_standard_error_says_nothing_of_one() -> None:
+    stream = StringIO()
+    LineLog(stream).started("news", "roc_auc", 10, BEFORE)
+    assert stream.getvalue().endswith("maximising roc_auc\n")
 
 
 def test_a_resumed_search_tells_what_was_gained_over_its_default_before() -> None:

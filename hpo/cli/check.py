@@ -29,6 +29,7 @@ def check(
     from hpo.cli.check_view import print_check
     from hpo.cli.live import callback_for
     from hpo.cli.notifications import recipients_of
+    from hpo.config.naming import with_translations_joined
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
     from hpo.runners.check.check import check as check_study
@@ -36,7 +37,7 @@ def check(
     config, notes = study_of_words(words, given, "hpo check")
     recipients_of(config.notify)  # Refuses recipients that cannot be notified.
     with callback_for(sys.stderr if as_json else sys.stdout) as callback:
-        for sentence in notes:
+        for sentence in with_translations_joined(notes):
             callback.note(sentence)
         checked = check_study(config, callback)
     try:

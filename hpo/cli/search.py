@@ -57,7 +57,7 @@ def demo(
     as_json: options.Json = False,
     llm: Annotated[bool, typer.Option("--llm", help="Tune LoRA for SmolLM2-135M: seven minutes.")] = False,
 ) -> None:
-    """Run an example search on a real model and real headlines. Needs no hub and no account; takes five minutes."""
+    """Run an example search on a real model and real headlines. Needs no hub or account; takes about five minutes."""
     from hpo.config.loading import load_config
     from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data
 
@@ -112,6 +112,7 @@ def _search(
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
+    from hpo.config.naming import with_translations_joined
     from hpo.config.times import LOCAL_ZONE
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
@@ -131,7 +132,7 @@ def _search(
             Notifier(config.study, recipients, SearchCallbacks(screen, log).note) as notifier,
         ):
             callback = SearchCallbacks(screen, log, notifier)
-            for sentence in notes:
+            for sentence in with_translations_joined(notes):
                 callback.note(sentence)
             results = run_study(config, callback, stop, searches=searches)
             signals.end_timer()

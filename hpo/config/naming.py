@@ -8,6 +8,8 @@ from hpo.config import other_names
 from hpo.config.other_names import Alias, CountAlias, Entry, Meaning
 from hpo.errors import misspelt, nearest
 
+TRANSLATION = " is taken for "
+"""Words of every note on a translated name."""
 _BEST = r"(?:(?:best|max|final)[/_.-])?"
 _PART = r"(?:(?:val|valid|validation|eval|evaluation|dev)[/_.-])?"
 _ON_VALIDATION = re.compile(f"^{_BEST}{_PART}{_BEST}|(?<=.)[/_.-](?:val|valid|validation|eval|dev)$", re.IGNORECASE)
@@ -74,6 +76,14 @@ def advice(name: str, known: Collection[str], also: Iterable[str] = ()) -> str:
     return nearest(name, known, also)
 
 
+def with_translations_joined(notes: Iterable[str]) -> list[str]:
+    """Return notes in which those on translated names are one, in the place of the first."""
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault("" if TRANSLATION in note else note, []).append(note)
+    return [" ".join(dict.fromkeys(alike)) for alike in kinds.values()]
+
+
 def metric_of(name: str) -> tuple[str, bool]:
     """Return hpo's name of a metric, and true if `name` is a loss, in place of which hpo maximises that metric."""
     score = _ON_VALIDATION.sub("", name)
@@ -84,7 +94,7 @@ def metric_of(name: str) -> tuple[str, bool]:
 
 def metric_note(name: str, ours: str) -> list[str]:
     """Return a note that a metric's name was translated; none if it has the same name in hpo."""
-    what = " (F1 of two classes, macro F1 of more)" if ours == "auto" else ""
+    what = " (F1 of two classes, macro F1 of more; named once the labels are read)" if ours == "auto" else ""
     return [] if name == ours else [f"The metric {name} is taken for {ours}{what}."]
 
 

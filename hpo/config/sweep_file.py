@@ -62,9 +62,10 @@ class Sweep:
         values["evaluation"] = {"first_rung": min(1000, max(1, first))}
         if self.first_score < scores:
             return values, []
+        lower = f"set min_iter below {scores:g}, or " if scores > 1 else ""
         return values, [
-            f"The sweep's early_terminate ends no trial early here: it begins with score {self.first_score:g}, and a "
-            f"trial has {scores:g} at most, one for each epoch; min_iter counts epochs, as in min_iter: 1."
+            f"The sweep's early_terminate ends no trial early: hpo scores a trial after each epoch, of which it has at "
+            f"most {scores:g}, but early_terminate begins with score {self.first_score:g}; {lower}allow more epochs."
         ]
 
 

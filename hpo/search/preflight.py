@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hpo.config.hyperparameters import resolved
+from hpo.config.naming import with_translations_joined
 from hpo.config.optional_packages import refuse_missing
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS, unused_hyperparameters, unused_sentence
@@ -188,7 +189,7 @@ def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     if tried := len(published(config, space)):
         one = "1 published configuration" if tried == 1 else f"{tried} published configurations"
         notes.append(f"Space {space.name}: {one} tried after the default; search.portfolio=false leaves them out.")
-    return notes
+    return with_translations_joined(notes)
 
 
 def refuse_counts(space: SearchSpace, rows: int) -> None:

@@ -12,7 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config, load_study
-from hpo.config.naming import advice, meaning, metric_of, normalized
+from hpo.config.naming import advice, meaning, metric_of, normalized, with_translations_joined
 from hpo.config.other_names import (
     DISTRIBUTIONS,
     LOSSES,
@@ -226,6 +226,18 @@ def test_settings_of_a_training_script_are_left_out_with_one_note() -> None:
         "Left out, as it belongs to the script or is set elsewhere here: output_dir, fp16, lora_r. The model and the "
         "texts are those of --model and --train, not of dataset_name. The seed 7 becomes that of every trial.",
     )
+
+
+def test_notes_on_translated_names_are_shown_as_one() -> None:
+    notes = [
+        "lr is taken for learning_rate.",
+        "The seed 7 becomes that of every trial.",
+        "wd is taken for l2_strength.",
+    ]
+    assert with_translations_joined(notes) == [
+        "lr is taken for learning_rate. wd is taken for l2_strength.",
+        "The seed 7 becomes that of every trial.",
+    ]
 
 
 def test_a_plain_value_is_refused_with_the_notation_of_a_constant() -> None:

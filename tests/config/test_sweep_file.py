@@ -175,7 +175,7 @@ def test_what_a_sweep_leaves_unused_is_told(tmp_path: Path) -> None:
         "The sweep's metric.target is not used: the search goes on to the end of its budget.",
         "The sweep's metric.impute is not used: a failed trial has no score here.",
         "The sweep's metric.impute_while_running is not used: a running trial has no score here but its own.",
-        "The metric f1 is taken for auto (F1 of two classes, macro F1 of more).",
+        "The metric f1 is taken for auto (F1 of two classes, macro F1 of more; named once the labels are read).",
     )
 
 

@@ -64,7 +64,7 @@ def test_steps_are_refused_once_with_their_share_and_all_else_is_said(hpo: Hpo, 
     assert answer.code == 2
     for said in (
         "The metric val_loss is taken for neg_log_loss.",
-        "early_terminate ends no trial early here: it begins with score 100, and a trial has 1 at most",
+        "early_terminate ends no trial early: hpo scores a trial after each epoch, of which it has at most 1, ",
         "grad_accum times bs is taken for batch_size, the examples of one optimizer step: 8, 16.",
     ):
         assert said in answer.out

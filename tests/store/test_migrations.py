@@ -109,7 +109,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str)
         open_database(database_url)
     assert str(error.value) == (
         "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0007); "
-        "upgrade with pip install --upgrade llm-hpo, or name another store."
+        "upgrade hpo (git pull in its checkout), or name another store."
     )
     assert everything(database_url) == before
 

@@ -56,7 +56,7 @@ def is_current(connection: Connection) -> bool:
     if found is not None and found not in known:
         raise StoreError(
             f"The store was written by a newer hpo (its tables are of version {found}, this hpo knows up to "
-            f"{scripts.get_current_head()}); upgrade with pip install --upgrade llm-hpo, or name another store."
+            f"{scripts.get_current_head()}); upgrade hpo (git pull in its checkout), or name another store."
         )
     return found == scripts.get_current_head()
 

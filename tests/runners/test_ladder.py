@@ -2,7 +2,6 @@
 
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Action, Assignment, Decision, Milestone, Outcome, Report
+from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.runners.replay.curves import Curve, Point
 from hpo.runners.replay.worker_pool import VirtualClock
 
@@ -32,7 +31,7 @@ class Straight:
             Point(rung=one.rung, score=one.rung / 1000, seconds=one.rung / 10) for one in assignment.milestones
         )
         return Curve(
-            hyperparameters=assignment.hyperparameters, length=1000, points=points, ending=ladder.Ending.COMPLETED,
+            hyperparameters=assignment.hyperparameters, length=1000, points=points, ending=Ending.COMPLETED,
             seconds=100.0,
         )  # fmt: skip
 
@@ -102,16 +101,17 @@ def test_the_start_of_ray_is_no_part_of_a_trial(monkeypatch: pytest.MonkeyPatch,
     assert 0.01 <= ladder_bank.ray_seconds("films", tmp_path, bf16=False, values=values) < 0.5
 
 
-def test_live_counts_no_trial_that_ends_after_the_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_live_counts_no_trial_of_the_trainer_that_ends_after_the_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ladder, "live_b2", lambda *_: [(30.0, 0.5), (70.0, 0.9)])
-    monkeypatch.setattr(ladder, "live_hpo", lambda *_: [])
-    monkeypatch.setattr(ladder, "handed_over", lambda *_: [Handed(1.0, 0.6)])
-    ladder.live(Namespace(minutes=1.0, data=["films"], seeds=1, folder=tmp_path))
-    b2, ours = capsys.readouterr().out.splitlines()
-    assert "1 scores, best 0.500 after 30 s" in b2
-    assert "0 scores" in ours
+    def train(_values: Mapping[str, Any], *, seed: int, heard: Any) -> float:
+        time.sleep(seed)
+        return float(seed)
+
+    monkeypatch.setattr(ladder, "TrainerLoop", lambda *_, **__: SimpleNamespace(open=lambda: None, train=train))
+    monkeypatch.setattr(ladder.ladder_data, "write", lambda *_: {})
+    found = ladder.live_b2(tmp_path, "films", 0, 0.5)
+    assert found == {**ladder.space_of(dict(ladder.SPACE)).default_values(), **ladder.FIXED}
 
 
 def test_added_noise_is_that_of_the_rows_left_out() -> None:

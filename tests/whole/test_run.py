@@ -78,15 +78,17 @@ def test_a_study_keeps_the_evaluations_it_was_begun_with(config: StudyConfig) ->
     )
 
 
-@pytest.mark.parametrize("runner", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "runner", ["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "ray_tune"))]
+)
 def test_trials_in_two_slots_of_one_worker_are_what_they_are_one_after_the_other(
     runner: str, config: StudyConfig, tmp_path: Path
 ) -> None:
     space = {**dict(config.space), "method": {"value": "head"}, "dropout": {"value": 0.2}}  # type: ignore[arg-type]
     usual = with_changes(config, space=space, search={"sampler": "random"}, budget={"trials": 4})
-    expected = run(with_changes(usual, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
+    expected = run(with_changes(usual, compute={"slots": 1}, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
     seen = Recorder()
-    workers = 1 if runner == "processes" else None
+    workers = None if runner == "inline" else 1
     found = run(with_changes(usual, compute={"slots": 2, "runner": runner, "workers": workers}), seen)
     assert [trial.configuration for trial in found.trials] == [trial.configuration for trial in expected.trials]
     for trial, alone in zip(found.trials, expected.trials, strict=True):

@@ -89,7 +89,7 @@ def test_it_is_reported_and_exported(hpo: Hpo) -> None:
 def test_a_search_of_it_is_confirmed(hpo: Hpo) -> None:
     answer = hpo("confirm", "study.yaml", "study=searched")
     assert answer.code == 0, answer.err
-    assert "Trial 1, the best of the search" in answer.out
+    assert "trial 1, the best of the search" in answer.out
     assert rows("SELECT count(*) FROM hpo_attempts WHERE confirms IS NOT NULL AND ending = 'completed'") == [(8,)]
 
 

@@ -64,8 +64,8 @@ def remove_overlap(name: str, examples: Examples, others: Sequence[Examples], wh
     return (examples.take(kept) if notes else examples), notes
 
 
-def repetition_notes(examples: Examples) -> list[str]:
-    """Return a note on texts that occur more than once in training; they stay."""
+def repetition_notes(examples: Examples, word: str) -> list[str]:
+    """Return a note on texts that occur more than once in training; they stay. `word` is the noun of a label."""
     labels: dict[Key, set[str]] = {}
     for key, label in zip(_ordered_keys(examples), examples.labels, strict=True):
         labels.setdefault(key, set()).add(label)
@@ -73,7 +73,7 @@ def repetition_notes(examples: Examples) -> list[str]:
     if count := examples.rows - len(labels):
         notes.append(f"Training rows that repeat the text of an earlier one, and were kept: {count:,}.")
     if contradicted := sum(len(given) > 1 for given in labels.values()):
-        notes.append(f"Training texts that stand there under more than one label: {contradicted:,}.")
+        notes.append(f"Training texts that occur with more than one {word}: {contradicted:,}.")
     return notes
 
 

@@ -11,6 +11,8 @@ from hpo.errors import DataError
 TRAIN_ROWS_PER_CLASS = 2
 LEAVE_OUT = "add rows, or have data.rare_labels=drop leave such labels out, or merge make them one label, 'other'"
 """Treatments of labels that are too rare."""
+MOST_OF_FEW = 10
+"""Most labels of which a file of few rows is taken for too small, and not its label column for the wrong one."""
 OTHER = "other"
 """Label into which rare labels are merged; an existing label of that name is included."""
 
@@ -30,14 +32,20 @@ def refuse_rare_classes(train: Examples, kind: TargetType, least: int, purpose: 
     rare = {label: count for label, count in counts.items() if count < least}
     if not rare:
         return
+    need = f"label needs at least {least} training rows{purpose}"
+    if len(counts) <= MOST_OF_FEW and train.rows < least * len(counts):
+        raise DataError(
+            f"{train.rows:,} training rows are too few for {len(counts)} labels: every {need}; {remedy}add rows."
+        )
+    doubt = ""
+    if len(counts) > MOST_OF_FEW and len(rare) > len(counts) / 2:
+        doubt = (
+            f"The label column holds {len(counts):,} values in {train.rows:,} rows: is it the right one, or is another "
+            "data.label_column meant? "
+        )
     fewest = min(rare, key=lambda label: (rare[label], label))
-    shortage = f"{listed_labels(rare)} ({rare[fewest]:,} of {listed_labels([fewest])}"
-    if len(rare) > len(counts) / 2:
-        shortage += f"; the label column holds {len(counts):,} values in {train.rows:,} rows: is it the right one?"
-    raise DataError(
-        f"Every label needs at least {least} training rows{purpose}, but there are fewer of {shortage}); {remedy}"
-        f"{LEAVE_OUT}."
-    )
+    shortage = f"{listed_labels(rare)} ({rare[fewest]:,} of {listed_labels([fewest])})"
+    raise DataError(f"{doubt}Every {need}, but there are fewer of {shortage}; {remedy}{LEAVE_OUT}.")
 
 
 def refuse_undividable_groups(train: Examples, kind: TargetType, made: Collection[str]) -> None:

@@ -48,6 +48,8 @@ class Source:
     columns: Columns
     notes: tuple[str, ...]
     """Sentences for the user: columns found, rows repaired and dropped."""
+    warnings: tuple[str, ...] = ()
+    """Those of `notes` on rows that were repaired or dropped."""
 
 
 def read_examples(
@@ -77,9 +79,12 @@ def read_examples(
         _refuse_second_role(config)
         table, label = joined_label_columns(table, config.label_columns, _spelled)
     columns = find_columns(table, text=text, pair=pair, label=label, group=config.group_column)
-    examples, notes = _cleaned(table, columns, config.label_separator if of_sets else None, strict=config.strict)
-    found = (_columns_note(table, columns),) if columns.detected else ()
-    return Source(examples=examples, columns=columns, notes=(*found, *table.notes, *notes))
+    examples, warnings = _cleaned(table, columns, config.label_separator if of_sets else None, strict=config.strict)
+    notes = [*([_columns_note(table, columns)] if columns.detected else ()), *table.notes, *warnings]
+    if alone := (examples.groups or ()).count(""):
+        group = f"a group (column {columns.group!r})"
+        notes.append(f"{table.called}: rows without {group}, each of which stands alone: {alone:,}.")
+    return Source(examples=examples, columns=columns, notes=tuple(notes), warnings=tuple(warnings))
 
 
 def _refuse_second_role(config: DataConfig) -> None:
@@ -128,7 +133,10 @@ def read_texts(source: str, role: SplitName, config: DataConfig) -> UnlabelledEx
     written = _with_text(*sides)
     if not written:
         raise DataError(f"No row of {table.source} has a text (column {' or '.join(map(repr, names))}).")
-    counted = {REPAIRED: len(repaired), "rows without a text, which have no prediction": table.rows - len(written)}
+    counted = {
+        REPAIRED: sorted(repaired),
+        "rows without a text, which have no prediction": sorted({*range(table.rows)}.difference(written)),
+    }
     return UnlabelledExamples(
         table=table,
         texts=sides[0],
@@ -182,15 +190,12 @@ def _cleaned(
             f"No row of {table.source} has both a text (column {columns.text!r}) and a label (column "
             f"{columns.label!r})."
         )
-    examples = every if len(kept) == table.rows else every.take(kept)
-    alone = f"rows without a group (column {columns.group!r}), each of which stands alone"
     counted = {
-        REPAIRED: len(repaired),
-        "rows dropped for having no text": table.rows - len(written),
-        "rows dropped for having no label": len(written) - len(kept),
-        alone: (examples.groups or ()).count(""),
+        REPAIRED: sorted(repaired),
+        "rows dropped for having no text": sorted({*range(table.rows)}.difference(written)),
+        "rows dropped for having no label": [row for row in written if not every.labels[row]],
     }
-    return examples, _counted(table, counted)
+    return every if len(kept) == table.rows else every.take(kept), _counted(table, counted)
 
 
 def _refuse_repaired(table: Table, repaired: set[int], *, strict: bool) -> None:
@@ -201,8 +206,9 @@ def _refuse_repaired(table: Table, repaired: set[int], *, strict: bool) -> None:
         )
 
 
-def _counted(table: Table, counted: Mapping[str, int]) -> list[str]:
-    return [f"{table.called}: {what}: {count:,}." for what, count in counted.items() if count]
+def _counted(table: Table, counted: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return a note for each kind of rows, with how many there are and where the first of them stand."""
+    return [f"{table.called}: {what}: {len(rows):,} ({table.places(rows)})." for what, rows in counted.items() if rows]
 
 
 def _with_text(*sides: Sequence[str] | None) -> list[int]:

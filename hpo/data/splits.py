@@ -120,6 +120,8 @@ class Splits:
     """Labels in the order of the classes: as numbers if all are integers, else by name."""
     notes: tuple[str, ...]
     """Sentences for the user: columns found, rows dropped, splits made."""
+    warnings: tuple[str, ...] = ()
+    """Those of `notes` on rows of the sources that were repaired or dropped."""
     fingerprint: str
     """SHA-256, hexadecimal, over the rows of all splits in order, and the folds."""
     columns: Columns | None = None
@@ -171,7 +173,8 @@ def load_splits(
         rare_labels=config.rare_labels,
         kind=kind,
     )
-    return replace(splits, columns=train.columns)
+    warnings = tuple(warning for source in sources for warning in source.warnings)
+    return replace(splits, columns=train.columns, warnings=warnings)
 
 
 def split_examples(
@@ -274,6 +277,7 @@ def _checked(
         made, rows = make_folds(train, folds, seed, kind), f"{train.rows:,} rows in {folds} folds"
     if kind.of_sets and all(len(kind.labels_of(cell)) < 2 for cell in train.labels):
         notes.append("No training row has several labels; if cells list them, give their data.label_separator.")
+    notes += repetition_notes(train, kind.word)
     names = ordered_labels(kind.label_counts(train.labels))
     held = f"{len(names)} labels: {listed_labels(names)}" if names else _range_of(train.labels)
     return Splits(
@@ -283,7 +287,7 @@ def _checked(
         confirmation=confirmation,
         folds=made,
         label_names=names,
-        notes=(*notes, *repetition_notes(train), f"{rows}, {f'{test.rows:,}' if test else 'no'} test; {held}."),
+        notes=(*notes, f"{rows}, {f'{test.rows:,}' if test else 'no'} test; {held}."),
         fingerprint=_fingerprint([train, validation, test, *([confirmation] if confirmation else [])], made),
     )
 

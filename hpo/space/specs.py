@@ -179,10 +179,12 @@ def _bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[Number, Nu
     if not is_number(low) or not is_number(high):
         raise SpaceError(f"{source}: min and max must be numbers, but are {as_yaml(low)} and {as_yaml(high)}.")
     if low >= high:
-        raise SpaceError(
-            f"{source}: min must be below max, but they are {as_yaml(low)} and {as_yaml(high)}; "
-            f"for a single value write `value: {as_yaml(low)}`."
+        remedy = (
+            f"for a single value write `value: {as_yaml(low)}`"
+            if low == high
+            else f"swap them: `min: {as_yaml(high)}` and `max: {as_yaml(low)}`"
         )
+        raise SpaceError(f"{source}: min must be below max, but they are {as_yaml(low)} and {as_yaml(high)}; {remedy}.")
     return low, high
 
 

@@ -30,7 +30,7 @@ def test_class_labels_that_datasets_wrote_become_their_names(tmp_path: Path) -> 
     assert read_table(tmp_path / "rows.parquet", strict=True).column("label") == ["pos", "neg", None, None]
     source = read_examples(str(tmp_path / "rows.parquet"), "train", DataConfig(train=tmp_path / "rows.parquet"))
     assert source.examples.labels == ("pos", "neg")
-    assert source.notes[-1] == "rows.parquet: rows dropped for having no label: 2."
+    assert source.notes[-1] == "rows.parquet: rows dropped for having no label: 2 (rows 3, 4)."
 
 
 def test_a_class_without_a_name_is_told(tmp_path: Path) -> None:

@@ -56,15 +56,19 @@ def test_rows_without_text_or_label_are_dropped_and_counted(tmp_path: Path) -> N
     source = read(tmp_path, "a.jsonl", rows)
     assert source.examples == Examples(texts=("kept", "5"), labels=("0", "1"))
     assert source.notes[1:] == (
-        "a.jsonl: rows dropped for having no text: 3.",
-        "a.jsonl: rows dropped for having no label: 3.",
+        "a.jsonl: rows dropped for having no text: 3 (lines 2, 3, 4).",
+        "a.jsonl: rows dropped for having no label: 3 (lines 5, 6, 7).",
     )
+    assert source.warnings == source.notes[1:]
 
 
 def test_a_row_cut_short_has_no_label(tmp_path: Path) -> None:
     source = read(tmp_path, "a.csv", b"text,label\nx,a\nlast row was cu")
     assert source.examples.texts == ("x",)
-    assert source.notes[-1] == "a.csv: rows dropped for having no label: 1."
+    assert source.notes[-1] == "a.csv: rows dropped for having no label: 1 (line 3)."
+
+    text = b'text,label\n"of two\nlines",a\n\n' + b"x,\n" * 7
+    assert read(tmp_path, "b.csv", text).notes[-1].endswith("having no label: 7 (lines 5, 6, 7, 8, 9, ...).")
 
 
 def test_of_a_pair_one_text_may_be_blank(tmp_path: Path) -> None:
@@ -77,7 +81,7 @@ def test_other_bytes_and_nul_are_replaced_and_their_rows_counted(tmp_path: Path)
     source = read(tmp_path, "a.csv", b"text,label\n\xa35 and \xa36,a\nfine,b\nx\x00y,c\xe9\n")
     assert source.examples == Examples(texts=("\ufffd5 and \ufffd6", "fine", "x y"), labels=("a", "b", "c\ufffd"))
     replaced = "rows with bytes that are not UTF-8 or with NUL characters, which were replaced (--strict refuses them)"
-    assert source.notes[-1] == f"a.csv: {replaced}: 2."
+    assert source.notes[-1] == f"a.csv: {replaced}: 2 (lines 2, 4)."
 
 
 def test_escaped_lone_surrogates_and_nul_are_replaced_too(tmp_path: Path) -> None:

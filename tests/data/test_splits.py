@@ -154,7 +154,7 @@ def test_repetitions_within_training_are_kept_and_counted() -> None:
     assert splits.train == train
     assert splits.notes[:2] == (
         "Training rows that repeat the text of an earlier one, and were kept: 2.",
-        "Training texts that stand there under more than one label: 1.",
+        "Training texts that occur with more than one label: 1.",
     )
 
 
@@ -187,7 +187,8 @@ VALIDATION = Examples(texts=("v a", "v b"), labels=("a", "b"))
         (examples(a=9, b=1), VALIDATION, "at least 2 training rows, but there are fewer of 'b' (1 of 'b'); add rows"),
         (examples(a=9, b=2), 0.2, "at least 3 training rows, one of them for each of validation, but there are fewer"),
         (TWELVE, 0.2, "fewer of 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j' and 2"),
-        (TWELVE, 0.2, "holds 12 values in 12 rows: is it the right one?"),
+        (TWELVE, 0.2, "The label column holds 12 values in 12 rows: is it the right one"),
+        (examples(a=2, b=2), 0.2, "4 training rows are too few for 2 labels: every label needs at least 3 "),
         (examples(a=9, c=9), VALIDATION, "that training does not have: 'b' (rows: 1); training has 'a', 'c'."),
         (examples(a=9, b=9, c=9), VALIDATION, "Validation has no row of 'c'"),
         (examples(a=9, b=9), examples(a=9, b=9), "No training row is left"),
@@ -200,6 +201,16 @@ def test_what_cannot_be_trained_or_scored_is_refused(
     with pytest.raises(DataError) as error:
         split_examples(train, validation=validation, seed=0)
     assert sentence in str(error.value)
+
+
+def test_a_doubtful_label_column_is_asked_about_first_and_a_small_file_is_not() -> None:
+    with pytest.raises(DataError) as error:
+        split_examples(TWELVE, validation=0.2, seed=0)
+    assert str(error.value).startswith("The label column holds 12 values in 12 rows")
+    with pytest.raises(DataError) as error:
+        split_examples(examples(a=2, b=2), validation=0.2, seed=0)
+    assert "right one" not in str(error.value)
+    assert "rare_labels" not in str(error.value)
 
 
 def test_labels_of_test_are_checked_too() -> None:
@@ -221,7 +232,7 @@ def test_files_of_several_formats_make_one_study(tmp_path: Path) -> None:
     assert splits.validation.texts == ("v0", "v1")
     assert splits.notes == (
         "train.csv: text from column 'text', label from column 'label' (detected).",
-        "train.csv: rows dropped for having no text: 1.",
+        "train.csv: rows dropped for having no text: 1 (line 10).",
         "Rows: 8 training, 2 validation, 1 test; 2 labels: '0', '1'.",
     )
 

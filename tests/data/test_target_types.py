@@ -88,3 +88,9 @@ def test_training_that_is_left_with_one_number_is_refused() -> None:
     train = Examples(texts=("a", "b", "v 0"), labels=("1", "1", "2"))
     with pytest.raises(DataError, match="needs two numbers"):
         split_examples(train, validation=examples(2, 1, name="v"), seed=0, kind=NUMBER)
+
+
+def test_a_text_with_several_numbers_is_told_in_words_for_numbers() -> None:
+    train = Examples(texts=("a", "a", "b", "c"), labels=("1", "2", "3", "4"))
+    splits = split_examples(train, validation=examples(1, 2, name="v"), seed=0, kind=NUMBER)
+    assert "Training texts that occur with more than one number: 1." in splits.notes

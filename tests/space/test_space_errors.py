@@ -29,7 +29,7 @@ REFUSED = {
     # values against the hyperparameter
     "epochs: {value: 0}": "'epochs' is 0, but it should be greater than or equal to 1",
     "epochs: {value: '3'}": "'epochs' is '3', but it should be a valid integer",
-    "epochs: {value: true}": "'epochs' is True, but it should be a valid integer",
+    "epochs: {value: true}": "'epochs' is 'true', but it should be a valid integer",
     "epochs: {value: null}": "'epochs' is None, but it should be a valid integer",
     "optimizer: {values: [adamw, adamv]}": "'optimizer' cannot be 'adamv'. Did you mean 'adam' or 'adamw'?",
     "optimizer: {values: [{a: 1}]}": "'optimizer' cannot be {'a': 1}",
@@ -44,6 +44,7 @@ REFUSED = {
     "dropout: {min: null, max: 0.3}": "min and max must be numbers, but are null and 0.3",
     "epochs: {min: 3, max: 1}": "min must be below max, but they are 3 and 1",
     "epochs: {min: 3, max: 3}": "for a single value write `value: 3`",
+    "learning_rate: {min: 1, max: 1e-5}": "they are 1 and 1e-05; swap them: `min: 1e-05` and `max: 1`.",
     "epochs: {min: 1.0, max: 3.0}": "'epochs' is 1.0, but it should be a valid integer",
     "epochs: {distribution: uniform, min: 1, max: 3}": "'epochs' takes whole numbers; write `distribution: int",
     "epochs: {distribution: log_uniform_values, min: 1, max: 3}": "'epochs' takes whole numbers",

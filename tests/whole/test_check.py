@@ -147,6 +147,15 @@ def test_a_grace_is_held_against_the_time_that_this_disk_takes_for_a_checkpoint(
     assert files_below(tmp_path) == before
 
 
+def test_rows_that_are_dropped_are_a_warning_with_their_lines(
+    config: StudyConfig, probes: dict[int, Probe], texts_file: Path, tmp_path: Path
+) -> None:
+    probes |= {16: EASY, 8: EASY}
+    (tmp_path / "hole.csv").write_text(texts_file.read_text() + "a text without a label,\n")
+    found = check(changed(config, f"data.train={tmp_path / 'hole.csv'}"))
+    assert found.warnings == ("hole.csv: rows dropped for having no label: 1 (line 122).",)
+
+
 # When it refuses
 
 

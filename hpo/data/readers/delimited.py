@@ -48,9 +48,9 @@ def read_tsv(path: Path) -> Table:
     Many such files, GLUE's among them, were written without any quoting.
     """
     try:
-        names, rows = _delimited_rows(path, "\t", csv.QUOTE_MINIMAL)
+        names, rows, lines = _delimited_rows(path, "\t", csv.QUOTE_MINIMAL)
         if not (_holds_lines(rows) and _every_line_is_a_row(path)):
-            return _table(path, names, rows)
+            return _table(path, names, rows, lines)
         why = "would make one row of several"
     except DataError:
         why = "do not match in pairs"
@@ -65,14 +65,14 @@ def _holds_lines(rows: list[list[str]]) -> bool:
 def _every_line_is_a_row(path: Path) -> bool:
     """Return true if each line, with quotation marks as plain characters, has a cell for each column."""
     try:
-        names, rows = _delimited_rows(path, "\t", csv.QUOTE_NONE)
+        names, rows, _ = _delimited_rows(path, "\t", csv.QUOTE_NONE)
     except DataError:
         return False
     return all(len(row) == len(names) for row in rows)
 
 
-def _table(path: Path, names: list[str], rows: list[list[str]], notes: tuple[str, ...] = ()) -> Table:
-    """Return rows of cells and their column names as a table."""
+def _table(path: Path, names: list[str], rows: list[list[str]], lines: list[int], notes: tuple[str, ...] = ()) -> Table:
+    """Return rows of cells, their column names and lines as a table."""
     if not names:
         raise DataError(f"{path} holds only blank lines.")
     position = {name: index for index, name in enumerate(names)}
@@ -81,14 +81,15 @@ def _table(path: Path, names: list[str], rows: list[list[str]], notes: tuple[str
         index = position[name]
         return [row[index] if index < len(row) else None for row in rows]
 
-    return Table(source=str(path), names=tuple(names), rows=len(rows), column=column, notes=notes)
+    return Table(source=str(path), names=tuple(names), rows=len(rows), column=column, notes=notes, lines=lines)
 
 
-def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[str], list[list[str]]]:
-    """Return the names in the header and the rows below it, without blank lines."""
+def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[str], list[list[str]], list[int]]:
+    """Return the names in the header, the rows below it without blank lines, and the line at which each row begins."""
     csv.field_size_limit(sys.maxsize)
     names: list[str] = []
     rows: list[list[str]] = []
+    lines: list[int] = []
     line = 1
     with open_text(path, newline="") as stream:
         # Strict, because otherwise a quote that is never closed would silently swallow the rest of the file.
@@ -101,13 +102,14 @@ def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[
                 elif row:
                     _refuse_surplus_cells(path, line, len(names), row)
                     rows.append(row)
+                    lines.append(line)
                 line = reader.line_num + 1
         except csv.Error:
             raise DataError(
                 f"{path}: the quotation marks of the row that starts at line {line} do not match in pairs; "
                 "inside a quoted text, write each quotation mark twice."
             ) from None
-    return names, rows
+    return names, rows, lines
 
 
 def _refuse_surplus_cells(path: Path, line: int, width: int, row: list[str]) -> None:

@@ -15,16 +15,22 @@ def read_jsonl(path: Path) -> Table:
     # Not strict: raw tabs and other control characters inside strings are common and harmless.
     decode = json.JSONDecoder(strict=False).decode
     rows: list[dict[str, object]] = []
+    lines: list[int] = []
     # Lines end at \n only: U+2028 and the like are ordinary characters inside a JSON string.
     with open_text(path, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if not line.isspace():
                 rows.append(_json_object(path, number, line, decode))
+                lines.append(number)
     if not rows:
         raise DataError(f"{path} holds only blank lines.")
     keys = {as_unicode(key): key for key in dict.fromkeys(chain.from_iterable(rows))}
     return Table(
-        source=str(path), names=tuple(keys), rows=len(rows), column=lambda name: [row.get(keys[name]) for row in rows]
+        source=str(path),
+        names=tuple(keys),
+        rows=len(rows),
+        column=lambda name: [row.get(keys[name]) for row in rows],
+        lines=lines,
     )
 
 

@@ -1,7 +1,7 @@
 """Tables: named columns of cells, the common form of every source."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from hpo.errors import DataError
 
 Cells = list[object]
 
+SHOWN_ROWS = 5
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -28,6 +29,8 @@ class Table:
     """From a name to its cells, one per row. Bytes that were not UTF-8 are lone surrogates."""
     notes: tuple[str, ...] = ()
     """Notes on how the source was read, if not in the usual way."""
+    lines: Sequence[int] = ()
+    """Line of the file at which each row begins; empty for a source without lines, or of several files."""
 
     def __post_init__(self) -> None:
         repeated = sorted({name for name in self.names if name and self.names.count(name) > 1})
@@ -40,6 +43,12 @@ class Table:
     def called(self) -> str:
         """Short name of the source for notes: a file without its folders, a data set of the hub in full."""
         return self.source if "://" in self.source else Path(self.source).name
+
+    def places(self, rows: Sequence[int]) -> str:
+        """Return where the first few of some rows are, for a note: `lines 3, 7`, or `rows 2, 6` without lines."""
+        shown = [self.lines[row] if self.lines else row + 1 for row in rows[:SHOWN_ROWS]]
+        more = ", ..." if len(rows) > SHOWN_ROWS else ""
+        return f"{'line' if self.lines else 'row'}{'s' * (len(rows) > 1)} {', '.join(map(str, shown))}{more}"
 
 
 def as_unicode(text: str) -> str:

@@ -183,6 +183,7 @@ def _concluded(found: _Findings, now: datetime) -> Check:
         None if shortest is None else short_time_warning(config, limits, now.timestamp(), shortest, reserve),
         *(warnings.on_first_loss(probe, first_loss) for probe in found.fitting),
         *map(warnings.on_metric, found.fitting),
+        *splits.warnings,
         warnings.on_idle_words(config.task.label_words, splits.label_names),
         warnings.on_cut_texts(found.cut_share, int(found.space.largest("max_length"))),
         warnings.on_rare_classes(splits, found.metric),

@@ -20,6 +20,7 @@ from hpo.files.shared import SharedFiles
 from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.model.backbone import Backbone
 from hpo.model.methods import head_parameters
+from hpo.model.model_files import is_folder, refuse_incomplete
 from hpo.tasks.protocol import HasHead, Task
 
 OF_FILES = (SafetensorError, StrictDataclassError, struct.error)
@@ -49,13 +50,13 @@ def load_model(
             the task.
         ConfigurationError: the device cannot compute, or the tokenizer cannot represent the task's prompt or words.
     """
-    _refuse_incomplete(config)
+    refuse_incomplete(config)
     # The hub's client reads this at each request: telemetry stays off even if it was imported earlier.
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
-    source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
+    source = str(Path(config.name).expanduser()) if is_folder(config.name) else config.name
     # Not set on the tokenizer, which could not be saved with it.
     quantized = {"quantization_config": _in_four_bits()} if config.quantization else {}
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
@@ -137,32 +138,6 @@ def _leave_unpacked(network: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _is_folder(name: str) -> bool:
-    return Path(name).expanduser().is_dir()
-
-
-def _refuse_incomplete(config: ModelConfig) -> None:
-    """Raise an error if `config` names a folder that does not exist, or holds no model."""
-    folder = Path(config.name).expanduser()
-    if not folder.is_dir():
-        # A hub id is `name` or `owner/name`.
-        if config.name.startswith(("/", ".", "~")) or config.name.count("/") > 1:
-            raise ModelError(
-                f"There is no folder {config.name}; model.name is a folder that holds a model, or a hub id."
-            )
-        return
-    there = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
-    if config.gguf_file:
-        if not (folder / config.gguf_file).is_file():
-            known = f" Known: {there}." if there else ""
-            raise ModelError(f"{folder} holds no file {config.gguf_file}, which model.gguf_file names.{known}")
-    elif not (folder / "config.json").is_file():
-        advice = f"set model.gguf_file to take {there}" if there else "model.name is one that `save_pretrained` wrote"
-        raise ModelError(f"The folder {folder} holds no config.json; {advice}.")
-    elif not any(file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)):
-        raise ModelError(f"{folder} holds a config.json but no weights; expected model.safetensors beside it.")
-
-
 @contextmanager
 def _explained_errors(config: ModelConfig, part: str) -> Iterator[None]:
     """Explain in one sentence why a part of a model could not be loaded."""
@@ -184,7 +159,7 @@ def _why(config: ModelConfig, part: str, error: Exception) -> str:
         return f"{config.name} is a model ({kind}) that transformers has no {head} head for; choose another."
     if "trust_remote_code" in text:
         return f"{config.name} runs its own Python code; where you trust it, set model.trust_remote_code: true."
-    if isinstance(error, OSError) and not _is_folder(config.name):
+    if isinstance(error, OSError) and not is_folder(config.name):
         return f"There is no folder {config.name}, and the hub gives no such model: {first}."
     if "backend tokenizer" in text:
         return f"{config.name} {NO_TOKENIZER}."

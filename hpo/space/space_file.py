@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpo.config.hub import config_on_hub
 from hpo.config.parsing import read_yaml_mapping
 from hpo.errors import SpaceError, nearest
 from hpo.space.portfolio import PORTFOLIO
@@ -154,25 +155,15 @@ def _read_config(name: str, revision: str | None) -> Config:
     """Return a model's config.json, from a folder or from the hub if this machine has no copy yet.
 
     Raises:
-        OSError, ValueError: it does not exist, or is not a JSON mapping.
+        OSError, ValueError: it does not exist or cannot be fetched, or is not a JSON mapping.
     """
     path = Path(name).expanduser() / "config.json"
     if not path.parent.is_dir():
-        path = _copy_of_hub(name, revision)
+        path = config_on_hub(name, revision)
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no mapping.")
     return config
-
-
-def _copy_of_hub(name: str, revision: str | None) -> Path:
-    import huggingface_hub as hub
-
-    kept = hub.try_to_load_from_cache(name, "config.json", revision=revision)
-    if isinstance(kept, str):
-        return Path(kept)
-    hub.constants.HF_HUB_DISABLE_TELEMETRY = True
-    return Path(hub.hf_hub_download(name, "config.json", revision=revision))
 
 
 def is_decoder(config: Config) -> bool:

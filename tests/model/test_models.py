@@ -15,6 +15,7 @@ from hpo.data.batching import Batch, collate
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ModelError
+from hpo.model import model_files
 from hpo.model.backbone import Backbone
 from hpo.model.methods import head_parameters
 from hpo.model.pretrained import load_model
@@ -308,6 +309,7 @@ def test_a_hub_that_cannot_be_reached(task: Classification, monkeypatch: pytest.
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("We couldn't connect to the hub.\nCheck your connection.")
 
+    monkeypatch.setattr(model_files, "refuse_absent", lambda *_: None)
     monkeypatch.setattr(Classification, "load", unreachable)
     message = refused(task, "someone/some-model")
     assert message == (
@@ -320,6 +322,7 @@ def test_remote_code_is_refused_in_a_sentence(task: Classification, monkeypatch:
         assert trust_remote_code is False
         raise ValueError("Loading this requires code; set the option `trust_remote_code=True`.")
 
+    monkeypatch.setattr(model_files, "refuse_absent", lambda *_: None)
     monkeypatch.setattr(Classification, "load", refuse)
     assert "model.trust_remote_code: true" in refused(task, "someone/some-model")
 

@@ -13,10 +13,11 @@ import typer
 from hpo.cli import check, dashboard, doctor, export, report, results, search, simulate, spaces, status, steering, train
 from hpo.cli.output import StandardStreams
 from hpo.cli.predict import predict
+from hpo.cli.verbs import Verbs
 from hpo.errors import HpoError
 from hpo.openmp import spin_briefly
 
-app = typer.Typer(
+app = Verbs(
     name="hpo",
     help="Hyperparameter search for fine-tuning language models.",
     epilog="Start with `hpo demo`. "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.cli import options
+from hpo.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -38,7 +39,7 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Simulated searches in parallel; default: one per core.")
 ]
 
-curves_app = typer.Typer(help="Export the learning curves of a study, for hpo simulate.", no_args_is_help=True)
+curves_app = Verbs(help="Export the learning curves of a study, for hpo simulate.", no_args_is_help=True)
 
 
 @curves_app.callback()

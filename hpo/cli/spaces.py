@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List shipped search spaces, check a space, or plot its schedules.", no_args_is_help=True)
+from hpo.cli.verbs import Verbs
+
+app = Verbs(help="List shipped search spaces, check a space, or plot its schedules.", no_args_is_help=True)
 Space = Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")]
 
 

@@ -50,6 +50,14 @@ def test_every_verb_has_a_group_in_the_help(hpo: Hpo) -> None:
     assert {verb for verbs in VERBS.values() for verb in verbs} == set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("verb", ["", "run", "enqueue", "space check", "curves export"])
+def test_the_help_names_no_type_beside_what_has_no_value_or_names_its_form(hpo: Hpo, verb: str) -> None:
+    shown = hpo(*verb.split(), "--help").out
+    assert "--help" in shown
+    assert "<bool>" not in shown
+    assert "<list" not in shown
+
+
 @pytest.mark.parametrize("option", ["runner", "device", "precision"])
 def test_an_option_takes_what_a_study_file_does(hpo: Hpo, option: str) -> None:
     shown = {"runner": "run", "device": "predict", "precision": "predict"}

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 from hpo.export.exported_file import Exported
 from hpo.export.prediction import ADAPTER_FACTS, CONFIG_KEY
 from hpo.export.templates import rendered
 from hpo.messages import Scores
+from hpo.model.model_files import is_folder
 
 TRAINED_BY = ("llm-hpo", "torch", "transformers")
 
@@ -20,9 +22,19 @@ def model_card(exported: Exported, how: str, scores: Scores | None, *, is_adapte
         scores: scores of this model on validation; None if all rows were used for training.
         is_adapter: true for an adapter, which needs the pretrained model.
     """
+    name = exported.model.name
+    # The hub takes only its own ids for `base_model`, and the path of a folder is nobody else's concern.
+    base = {} if is_folder(name) else {"base_model": name}
     return rendered(
         "model_card.md.jinja",
         exported=exported,
+        metadata={
+            "library_name": "peft" if is_adapter else "transformers",
+            "pipeline_tag": "text-classification",
+            **base,
+            "tags": ["hpo", "lora"] if is_adapter else ["hpo"],
+        },
+        base=name if base else Path(name).expanduser().resolve().name,
         how=how,
         is_adapter=is_adapter,
         where=f"`{ADAPTER_FACTS}`" if is_adapter else f"`config.json`, under `{CONFIG_KEY}`",

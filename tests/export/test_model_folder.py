@@ -132,6 +132,15 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
     ) in again
 
 
+def test_its_card_names_a_base_of_the_hub_but_no_folder_of_this_machine(exported: Exported) -> None:
+    assert Path(exported.model.name).is_dir()
+    local = model_card(exported, "", None)
+    assert "base_model" not in local
+    assert str(Path(exported.model.name).parent) not in local
+    public = exported.model_copy(update={"model": ModelConfig(name="someone/some-model")})
+    assert "base_model: someone/some-model\n" in model_card(public, "", None)
+
+
 def test_names_cannot_break_out_of_a_card() -> None:
     assert markdown("a\n# b|c`d`<script>") == r"a \# b\|c\`d\`\<script\>"
 

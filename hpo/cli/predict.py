@@ -45,10 +45,10 @@ def predict(
         for note in given.rows.notes:
             typer.echo(note, err=True)
         if output is not None:
-            check_writable(output, given.header)
+            check_writable(output, given.begins)
         text = predictions_csv(given, compute)
     if output is None:
         typer.echo(text, nl=False)
     else:
-        write_text(output, text, given.header)
+        write_text(output, text, given.begins)
         typer.echo(f"Wrote {output}: {given.rows.table.rows:,} rows.", err=True)

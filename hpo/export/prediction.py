@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,11 @@ class PredictionInput:
     def header(self) -> str:
         """Header of the CSV output."""
         return _lines([[as_unicode(name) for name in (*self.rows.table.names, *self.added)]])
+
+    @property
+    def begins(self) -> re.Pattern[str]:
+        """Start of the predictions of this task for any file: a header that ends with the added columns."""
+        return re.compile(f"{re.escape(self.header)}|[^\n]+,{','.join(self.added)}\n")
 
 
 def prediction_input(folder: Path, source: str, overrides: Sequence[str] = ()) -> PredictionInput:

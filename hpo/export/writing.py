@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +10,16 @@ from pathlib import Path
 from hpo.errors import ConfigurationError
 from hpo.store.database import sqlite_path
 
+Start = str | re.Pattern[str]
+"""Start of every file of a kind, or a pattern of its first line."""
 STREAMS = ("/dev/stdout", "/dev/stderr")
 FOLDERS_OF_STREAMS = ("/dev/fd", "/proc/self/fd")
+LONGEST_LINE = 2**20
+"""Longest first line that is read, in characters."""
 BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
 
 
-def check_writable(path: Path, begins: str, store: str | None = None) -> None:
+def check_writable(path: Path, begins: Start, store: str | None = None) -> None:
     """Refuse, before a long search, a path that `write_text` could not write to.
 
     Args:
@@ -35,13 +40,13 @@ def check_writable(path: Path, begins: str, store: str | None = None) -> None:
         raise unwritable(path, error) from None
 
 
-def write_text(path: Path, text: str, begins: str) -> None:
-    """Write `text`, which begins with `begins`, to `path`: to the target of a link, and into a pipe or device.
+def write_text(path: Path, text: str, begins: Start) -> None:
+    """Write `text`, which begins as `begins` says, to `path`: to the target of a link, and into a pipe or device.
 
     Raises:
         ConfigurationError: as for `check_writable`.
     """
-    assert text.startswith(begins), "it could not take its own place another time"
+    assert _begins(text, begins), "it could not take its own place another time"
     check_writable(path, begins)
     try:
         if _is_stream(path):
@@ -54,10 +59,14 @@ def write_text(path: Path, text: str, begins: str) -> None:
         raise unwritable(path, error) from None
 
 
-def begins_with(path: Path, text: str) -> bool:
-    """Return true if a file begins with `text`; not for an open store, because closing the file releases its locks."""
-    with path.open("rb") as file:
-        return file.read(len(text.encode())) == text.encode()
+def begins_with(path: Path, start: Start) -> bool:
+    """Return true if a file begins as `start` says; not for an open store, as closing the file releases its locks."""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return _begins(file.read(len(start)) if isinstance(start, str) else file.readline(LONGEST_LINE), start)
+
+
+def _begins(text: str, start: Start) -> bool:
+    return text.startswith(start) if isinstance(start, str) else start.match(text) is not None
 
 
 def _is_stream(path: Path) -> bool:
@@ -73,7 +82,7 @@ def _refuse_folders(path: Path) -> None:
         raise ConfigurationError(f"Cannot write {path}: {wrong}; name another place with --output.")
 
 
-def _refuse_other_content(path: Path, begins: str, store: str | None) -> None:
+def _refuse_other_content(path: Path, begins: Start, store: str | None) -> None:
     if store is not None and (database := sqlite_path(store)) and os.path.realpath(database) == os.path.realpath(path):
         raise ConfigurationError(f"Cannot write {path}: it is the store; name another place with --output.")
     if path.name.endswith(BESIDE_A_DATABASE):

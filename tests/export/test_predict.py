@@ -107,7 +107,19 @@ def test_a_row_without_a_text_has_no_prediction(hpo: Hpo, trained_folder: Path) 
     answer = hpo("predict", trained_folder, source)
     assert [bool(row["prediction"]) for row in rows_of(answer.out)] == [True, False, False, True]
     assert [bool(row["probability"]) for row in rows_of(answer.out)] == [True, False, False, True]
-    assert "in.csv: rows without a text, which have no prediction: 2." in answer.err
+    assert "in.csv: rows without a text, which have no prediction: 2 (lines 3, 4)." in answer.err
+
+
+def test_predictions_take_the_place_of_predictions_for_other_rows_but_of_nothing_else(
+    hpo: Hpo, trained_folder: Path
+) -> None:
+    for rows in ([{"text": "goal", "id": 1}], [{"n": 1, "text": "goal"}]):
+        answer = hpo("predict", trained_folder, written(Path("in.csv"), rows), "--output", "out.csv")
+        assert answer.code == 0, answer.err
+    assert Path("out.csv").read_text().startswith("n,text,prediction,probability\n1,goal,")
+    answer = hpo("predict", trained_folder, "in.csv", "--output", "in.csv")
+    assert answer.code == 2
+    assert "it holds something else, which would be lost" in answer.err
 
 
 def test_values_of_json_stay_what_they_are(hpo: Hpo, trained_folder: Path) -> None:

@@ -23,15 +23,21 @@ def enqueue(
 ) -> None:
     """Add a configuration of your own, which the study tries before the sampler's next proposal."""
     from hpo.search.steering import enqueue as put_before
+    from hpo.space.fitting import in_our_names
 
     if not words:
         raise ConfigurationError("hpo enqueue needs a configuration: a file, as hpo export writes it, or NAME=VALUE.")
     file, overrides = options.split_words(words, "hpo enqueue", "configuration")
-    given = _hyperparameters(file) if file else {}
-    for name, _, text in (override.partition("=") for override in overrides):
-        given[name.strip()] = parse_yaml(text, f"the value of {name}")
+    written = (override.partition("=") for override in overrides)
+    own = {name.strip(): parse_yaml(text, f"the value of {name}") for name, _, text in written}
+    source, given = str(file or "hpo enqueue"), dict[str, Any]()
+    for values in (_hyperparameters(file) if file else {}, own):
+        ours, notes = in_our_names(values, source)
+        given |= ours
+        for note in notes:
+            typer.echo(note)
     with options.opened(store) as database:
-        trial, varied = put_before(database, study, given, str(file or "hpo enqueue"))
+        trial, varied = put_before(database, study, given, source)
     for name, value in varied.items():
         typer.echo(f"  {name}: {'null' if value is None else value}")
     typer.echo(f"Trial {trial} is enqueued; the running search, or else the next hpo run, trains it first.")

@@ -6,13 +6,29 @@ from typing import Any
 
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, checked_value, resolved
 from hpo.config.naming import advice
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, Mistakes
 from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number, same
 from hpo.space.parameters import Parameter, base_rate
 from hpo.space.search_space import SearchSpace
+from hpo.space.translation import translated
 
 DECIDE_RATES = ("method", "optimizer")
 """Hyperparameters whose other values need other learning rates."""
+
+
+def in_our_names(given: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a configuration with other libraries' names and values translated, and notes.
+
+    Unknown names stay, and counts of steps, whose shares depend on the data.
+
+    Raises:
+        SpaceError: what would train something else.
+    """
+    mistakes = Mistakes()
+    done = translated({name: {"value": value} for name, value in given.items()}, source, mistakes)
+    mistakes.refuse()
+    counts = {one.name: given[one.name] for one in done.counted}
+    return {name: spec["value"] for name, spec in done.parameters.items()} | counts, done.notes
 
 
 def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[str, Value]:
@@ -93,15 +109,15 @@ def _as_sampled(parameter: Parameter, value: Value, values: Mapping[str, Value])
 
 def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
     """Return the values of `given`, typed, without those that are null because they do not apply."""
-    fields = Hyperparameters.model_fields
-    for name in given:
-        if name not in fields:
-            raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice(str(name), fields)}")
-    return {
-        name: checked_value(name, value, source)
-        for name, value in given.items()
-        if value is not None or name not in APPLIES_TO
-    }
+    fields, mistakes, read = Hyperparameters.model_fields, Mistakes(), dict[str, Value]()
+    for name, value in given.items():
+        with mistakes.gathered():
+            if name not in fields:
+                raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice(str(name), fields)}")
+            if value is not None or name not in APPLIES_TO:
+                read[name] = checked_value(name, value, source)
+    mistakes.refuse()
+    return read
 
 
 def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[str, Value], source: str) -> Value:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, SpaceError
 from hpo.space.domains import same
-from hpo.space.fitting import carried_over, fitted
+from hpo.space.fitting import carried_over, fitted, in_our_names
 from hpo.space.search_space import SearchSpace
 from tests.space.random_spaces import RELATIVE, mappings, random_trial
 
@@ -39,9 +39,21 @@ def test_what_is_not_given_is_as_in_the_default_configuration() -> None:
     assert fitted(SPACE, {"dropout": 0.15}, "mine") == SPACE.default_values() | {"dropout": 0.15}
 
 
+def test_other_libraries_names_and_values_become_ours_and_an_exported_configuration_stays() -> None:
+    given = {"lr": 0.2, "optim": "adamw_torch", "per_device_train_batch_size": 16}
+    ours, notes = in_our_names(given, "mine")
+    assert ours == {"learning_rate": 0.2, "optimizer": "adamw", "batch_size": 16}
+    assert "lr is taken for learning_rate." in notes
+    made = SPACE.hyperparameters(SPACE.default_values()).to_mapping()
+    assert in_our_names(made, "best.yaml") == (made, [])
+    with pytest.raises(SpaceError, match="both learning_rate"):
+        in_our_names({"lr": 0.1, "learning_rate": 0.2}, "mine")
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"lr": 1e-4}, "mine: unknown hyperparameter 'lr'. Here it is learning_rate."),
     ({"epoch": 1}, "Did you mean 'epochs'?"),
+    ({"lr": 1, "epoch": 1, "dropout": 2}, "mine: 3 mistakes"),
     ({"epochs": "two"}, "'epochs' is 'two'"),
     ({"epochs": 4}, "mine: epochs is 4, but the study tries 1 … 3, whole numbers; take one of these"),
     ({"dropout": 0.07}, "dropout is 0.07, but the study tries 0 … 0.5 in steps of 0.05"),

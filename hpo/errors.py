@@ -100,15 +100,19 @@ class Mistakes:
     """Mistakes in one file, command or model, collected so that one error reports all of them."""
 
     def __init__(self) -> None:
-        self._errors: list[ConfigurationError | ModelError] = []
+        self._errors: list[HpoError] = []
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep a ConfigurationError or a ModelError that the block raises until `refuse`."""
+        """Keep an `HpoError` that the block raises until `refuse`."""
         try:
             yield
-        except (ConfigurationError, ModelError) as error:
+        except HpoError as error:
             self._errors.append(error)
+
+    def hold(self, kind: type[HpoError]) -> bool:
+        """Return true if there is a mistake of a kind."""
+        return any(isinstance(error, kind) for error in self._errors)
 
     def refuse(self) -> None:
         """Raise one error with all mistakes, if there are any."""

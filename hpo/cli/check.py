@@ -11,9 +11,10 @@ import typer
 
 from hpo.cli import options
 from hpo.cli.study_arguments import study_of_words
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, Mistakes
 
 if TYPE_CHECKING:
+    from hpo.config.study_file import StudyConfig
     from hpo.runners.check.check import Check
     from hpo.runners.check.search_forecast import Probed
 
@@ -28,14 +29,12 @@ def check(
     """Train a few steps at the extremes of the space, and forecast memory and time. Stores nothing."""
     from hpo.cli.check_view import print_check
     from hpo.cli.live import callback_for
-    from hpo.cli.notifications import recipients_of
     from hpo.config.naming import with_translations_joined
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
     from hpo.runners.check.check import check as check_study
 
-    config, notes = study_of_words(words, given, "hpo check")
-    recipients_of(config.notify)  # Refuses recipients that cannot be notified.
+    config, notes = study_of_words(words, given, "hpo check", _gather_mistakes)
     with callback_for(sys.stderr if as_json else sys.stdout) as callback:
         for sentence in with_translations_joined(notes):
             callback.note(sentence)
@@ -51,6 +50,16 @@ def check(
         print_check(checked)
     if checked.refusals:
         raise ConfigurationError(" ".join(checked.refusals))
+
+
+def _gather_mistakes(config: "StudyConfig", mistakes: Mistakes) -> None:
+    """Add the mistakes of a study and of its recipients of notifications to those that are known."""
+    from hpo.cli.notifications import recipients_of
+    from hpo.runners.start_checks import gather_mistakes
+
+    gather_mistakes(config, mistakes)
+    with mistakes.gathered():
+        recipients_of(config.notify)
 
 
 def to_mapping(checked: "Check") -> dict[str, Any]:

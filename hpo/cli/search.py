@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ import typer
 
 from hpo.cli import options
 from hpo.cli.study_arguments import describes_study, nested, study_of_store, study_of_words
-from hpo.errors import ConfigurationError, NoResultError
+from hpo.errors import ConfigurationError, Mistakes, NoResultError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -79,7 +79,7 @@ def run(
     if not words and not given:
         typer.echo(NEEDS)
         raise typer.Exit(2)
-    config, notes = study_of_words(words, given, "hpo run")
+    config, notes = study_of_words(words, given, "hpo run", partial(_gather_mistakes, output))
     _search(config, output, as_json, notes)
 
 
@@ -96,12 +96,26 @@ def confirm(
     """
     notes: Sequence[str] = ()
     if describes_study(words, given, "hpo confirm"):
-        config, notes = study_of_words(words, given, "hpo confirm")
+        config, notes = study_of_words(words, given, "hpo confirm", partial(_gather_mistakes, output))
     else:
         config = study_of_store(words, given)
     if not config.confirmation.finalists:
         raise ConfigurationError("confirmation.finalists is 0, so nothing would be confirmed; give 1 or more.")
     _search(config, output, as_json, notes, searches=False)
+
+
+def _gather_mistakes(output: Path | None, config: "StudyConfig", mistakes: Mistakes) -> None:
+    """Add the mistakes of a study, of its output and of its recipients to those that are known."""
+    from hpo.cli.notifications import recipients_of
+    from hpo.export.configs import MARK, default_output
+    from hpo.export.writing import check_writable
+    from hpo.runners.start_checks import gather_mistakes
+
+    gather_mistakes(config, mistakes)
+    with mistakes.gathered():
+        check_writable(output or default_output(config.study, ""), MARK, config.store.url)
+    with mistakes.gathered():
+        recipients_of(config.notify)
 
 
 def _search(
@@ -113,14 +127,11 @@ def _search(
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
     from hpo.config.naming import with_translations_joined
-    from hpo.config.times import LOCAL_ZONE
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
     from hpo.runners.callbacks import SearchCallbacks
     from hpo.runners.run import run as run_study
-    from hpo.search.budget import limits_of
 
-    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end in the past before data is read.
     check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()

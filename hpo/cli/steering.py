@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo.cli import options
+from hpo.config.naming import with_translations_joined
 from hpo.config.parsing import parse_yaml, read_yaml_mapping
 from hpo.errors import ConfigurationError
 
@@ -34,7 +35,7 @@ def enqueue(
     for values in (_hyperparameters(file) if file else {}, own):
         ours, notes = in_our_names(values, source)
         given |= ours
-        for note in notes:
+        for note in with_translations_joined(notes):
             typer.echo(note)
     with options.opened(store) as database:
         trial, varied = put_before(database, study, given, source)

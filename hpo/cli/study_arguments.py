@@ -10,6 +10,7 @@ from hpo.config.study_names import as_study_name
 from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from hpo.config.loading import StudyChecks
     from hpo.config.study_file import StudyConfig
 
 TIMES = {"budget.time", "budget.until"}
@@ -31,7 +32,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def study_of_words(
-    words: Sequence[str] | None, given: Mapping[str, Any], verb: str
+    words: Sequence[str] | None, given: Mapping[str, Any], verb: str, checks: "StudyChecks | None" = None
 ) -> "tuple[StudyConfig, tuple[str, ...]]":
     """Return the study that a verb's arguments and options describe, and notes on its file.
 
@@ -39,9 +40,11 @@ def study_of_words(
         words: arguments after the verb.
         given: values of options, by dotted keys of a study file.
         verb: name of the verb for messages.
+        checks: as in `hpo.config.loading.load_study`.
 
     Raises:
         ConfigurationError: a value is missing, unknown or out of range.
+        HpoError: a mistake that `checks` has gathered.
     """
     from hpo.config.loading import load_study
 
@@ -52,7 +55,7 @@ def study_of_words(
         given = {"study": study_name(model, given.get("data.train")), **given}
         for path, flag in NEEDED.items():
             needed[path] = f"Without a study file {verb} needs {flag} too; hpo run alone shows an example."
-    return load_study(file, nested(given), overrides, needed)
+    return load_study(file, nested(given), overrides, needed, checks)
 
 
 def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "StudyConfig":

@@ -5,7 +5,7 @@ All mistakes are reported in one error.
 """
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from string import punctuation
@@ -16,12 +16,13 @@ from pydantic import BaseModel
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.naming import known_name, meaning, metric_note, metric_of, study_key, study_value
 from hpo.config.other_names import ACCUMULATION, STUDY_VALUES, Alias
-from hpo.config.parsing import dotted_keys, parse_yaml, read_model, read_yaml_mapping, section
+from hpo.config.parsing import dotted_keys, parse_yaml, read_model, read_yaml_mapping, section, valid_part
 from hpo.config.study_file import StudyConfig
 from hpo.config.sweep_file import Sweep, read_sweep
 from hpo.errors import ConfigurationError, Mistakes, misspelt, nearest, without_credentials
 from hpo.space.space_file import AUTO, read_space, space_for, space_of
 
+StudyChecks = Callable[[StudyConfig, Mistakes], None]
 FIELDS = Hyperparameters.model_fields
 RANGE = ("min", "max", "distribution", "q")
 SIGNS = frozenset(punctuation) - {"~"}
@@ -217,12 +218,24 @@ def load_study(
     values: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     needed: Mapping[str, str] | None = None,
+    checks: StudyChecks | None = None,
 ) -> tuple[StudyConfig, tuple[str, ...]]:
     """Return the result of `load_config`, and notes on keys and values that were translated or ignored.
 
-    Notes on the space's names are in the space itself. `needed` maps dotted keys to the message if they are missing.
+    Notes on the space's names are in the space itself.
+
+    Args:
+        path: as in `load_config`.
+        values: as in `load_config`.
+        overrides: as in `load_config`.
+        needed: dotted key -> message if it is missing.
+        checks: gathers further mistakes in the study, as far as its values are valid, to be reported with the others.
+
+    Raises:
+        ConfigurationError: as in `load_config`.
+        HpoError: a mistake that `checks` has gathered.
     """
-    content, source = (read_yaml_mapping(path), str(path)) if path else ({}, "study")
+    content, source = (read_yaml_mapping(path, "a study file"), str(path)) if path else ({}, "study")
     if "hyperparameters" in content:
         raise ConfigurationError(
             f"{path} holds one configuration, as hpo export writes it, and no study; train it with "
@@ -255,6 +268,8 @@ def load_study(
     read = None
     with mistakes.gathered():
         read = read_model(StudyConfig, study, source, needed)
+    if checks and (valid := read or valid_part(StudyConfig, study)):
+        checks(valid, mistakes)
     mistakes.refuse()
     assert read is not None
     return read, tuple(notes)

@@ -1,6 +1,7 @@
 """YAML reading: plain mappings to typed models, with one sentence for each mistake."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -10,6 +11,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from hpo.config.files_nearby import files_nearby
 from hpo.config.naming import advice
 from hpo.errors import ConfigurationError, misspelt, nearest
 
@@ -18,6 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 SECRETS = ("store", "notify", "warm_start")
 """Sections whose values no error shows, because the URLs of stores and of notifications may contain passwords."""
 
+ENDINGS = (".yaml", ".yml", ".json")
 ABSENT = "nothing"
 """Text for a missing value in a difference."""
 
@@ -65,14 +68,19 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigurationError(f"{source} is not valid YAML: {str(error).splitlines()[0]}.") from None
 
 
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
-    """Read the YAML mapping in the file `path`.
+def read_yaml_mapping(path: Path, kind: str = "a YAML file") -> dict[str, Any]:
+    """Read the YAML mapping in the file `path`; `kind` is what is expected there, for a message.
 
     Raises:
         ConfigurationError: the file cannot be read, is not YAML, or has no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        nearby = files_nearby(path, lambda one: one.suffix in ENDINGS)
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.{nearby}") from None
+    except IsADirectoryError:
+        raise ConfigurationError(f"Cannot read {path}: it is a folder, but {kind} is expected.") from None
     except OSError as error:
         raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -113,6 +121,26 @@ def read_model(
     except ValidationError as error:
         sentences = dict.fromkeys(_sentences(model, error.errors(), needed or {}))
         raise ConfigurationError(*(f"{source}: {sentence}" for sentence in sentences)) from None
+
+
+def valid_part(model: type[Model], values: Mapping[str, Any]) -> Model | None:
+    """Return `values` without the wrong ones as an instance of `model`; None if the rest is none either."""
+    kept = deepcopy(dict(values))
+    for _ in range(2):  # A second time, because rules on several keys are tried once each key is right.
+        try:
+            return model.model_validate(kept)
+        except ValidationError as error:
+            for detail in error.errors():
+                _remove(kept, _place(model, detail["loc"])[0])
+    return None
+
+
+def _remove(values: Any, path: Sequence[str]) -> None:
+    """Remove the value at a path of nested mappings, if it is there."""
+    for part in path[:-1]:
+        values = values.get(part) if isinstance(values, dict) else None
+    if path and isinstance(values, dict):
+        values.pop(path[-1], None)
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -143,7 +143,7 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
     Raises:
         ConfigurationError: it is no such file, it is of an older version, or it was edited; or an override is invalid.
     """
-    content = read_yaml_mapping(path)
+    content = read_yaml_mapping(path, "a file that hpo run or hpo export wrote, such as best.yaml,")
     for override in overrides:
         apply_override(content, override, MOVABLE)
     if "hyperparameters" not in content:

@@ -63,7 +63,7 @@ def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any
         ConfigurationError: the module or function does not exist, fails on the test, or scores wrong predictions
             higher.
     """
-    function = _function(spec)
+    function = find_function(spec)
     metric = OwnMetric(spec=spec, function=function, parameters=_parameters(function))
     try:
         of_right, of_wrong = metric(**right), metric(**wrong)
@@ -77,7 +77,12 @@ def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any
     return metric
 
 
-def _function(spec: str) -> Callable[..., Any]:
+def find_function(spec: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names, found in the working folder too.
+
+    Raises:
+        ConfigurationError: there is none, or its module cannot be imported.
+    """
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise ConfigurationError(

@@ -36,7 +36,8 @@ from hpo.runners.inline import open_inline
 from hpo.runners.measuring import measured_settings, measuring_seconds
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.processes.worker_specs import runner_of
-from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
+from hpo.runners.ray.setup import open_ray_tune
+from hpo.runners.start_checks import refuse_at_start
 from hpo.runners.worker_pool import WorkerPool
 from hpo.search.budget import limits_of, needed_budget
 from hpo.search.coordinator import Coordinator
@@ -45,7 +46,6 @@ from hpo.search.preflight import (
     demands_of,
     refuse_counts,
     refuse_no_study,
-    refuse_unfit_search,
     search_notes,
     space_of_study,
 )
@@ -128,10 +128,8 @@ def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace
     Raises:
         HpoError: the study cannot be searched.
     """
-    space = space_of_study(config)
-    refuse_unfit_search(config, space)
-    refuse_unusable(config.compute)
-    splits = splits_of(config)
+    refuse_at_start(config)
+    space, splits = space_of_study(config), splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
         callback.note(sentence)
     refuse_counts(space, splits.train.rows)

@@ -34,7 +34,7 @@ def choose_device(compute: ComputeConfig) -> torch.device:
         ConfigurationError: a GPU is requested, and torch sees none.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("compute.device is cuda, but torch sees no GPU; choose auto or cpu.")
+        raise ConfigurationError("compute.device is gpu (cuda), but torch sees no GPU; choose auto or cpu.")
     return torch.device("cpu" if compute.device == "cpu" or not torch.cuda.is_available() else "cuda:0")
 
 

@@ -92,8 +92,11 @@ def test_a_file_that_is_no_mapping_is_told_in_one_sentence(
 def test_a_file_that_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Cannot read .*nowhere\.yaml: No such file or directory\."):
         read_yaml_mapping(tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigurationError, match="Is a directory"):
-        read_yaml_mapping(tmp_path)
+    with pytest.raises(ConfigurationError, match="it is a folder, but a study file is expected"):
+        read_yaml_mapping(tmp_path, "a study file")
+    (tmp_path / "cls.yaml").write_text("study: cls\n")
+    with pytest.raises(ConfigurationError, match=r"No such file or directory\. Did you mean '.*/cls\.yaml'\?$"):
+        read_yaml_mapping(tmp_path / "cls.yml")
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(ConfigurationError, match="it is not UTF-8 text"):
         read_yaml_mapping(tmp_path / "latin.yaml")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpo.config.study_file import DataConfig
-from hpo.data.readers.locations import read_source
+from hpo.data.readers.locations import read_source, refuse_missing
 from hpo.data.sources import read_examples
 from hpo.errors import DataError
 
@@ -84,3 +84,23 @@ def test_a_source_that_is_not_there_is_told(
     with pytest.raises(DataError) as error:
         read_source(source, "train", strict=False)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("texts/reveiws.csv", "Did you mean 'texts/reviews.csv'?"),
+        ("texts/reviews.parquet", "Did you mean 'texts/reviews.csv'?"),
+        ("texts/nope.csv", "In its folder there are new.csv.gz, reviews.csv."),
+    ],
+)
+def test_files_near_one_that_is_not_there_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    for name in ("reviews.csv", "new.csv.gz", "notes.md"):
+        Path("texts", name).touch()
+    with pytest.raises(DataError) as error:
+        refuse_missing(source)
+    assert str(error.value) == f"Cannot read {source!r}: No such file or directory. {sentence}"

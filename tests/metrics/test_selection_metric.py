@@ -6,6 +6,8 @@ from hpo.config.tasks import TaskConfig
 from hpo.errors import ConfigurationError
 from hpo.metrics.classification import METRICS, NEGATED, resolve_metric
 from hpo.metrics.metric import SelectionMetric
+from hpo.metrics.registry import METRICS as METRICS_OF_TASKS
+from hpo.metrics.registry import refuse_unknown_metric
 
 THREE = ["a", "b", "c"]
 
@@ -101,6 +103,18 @@ def test_what_cannot_be_the_metric_is_refused(
     with pytest.raises(ConfigurationError) as error:
         resolve_metric(TaskConfig(metric=metric, positive_label=positive), names, names)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("task", METRICS_OF_TASKS)
+def test_a_metric_that_no_data_could_have_is_refused_before_they_are_read(task: str) -> None:
+    for name in ("auto", *METRICS_OF_TASKS[task]):
+        refuse_unknown_metric(task, name)
+    with pytest.raises(ConfigurationError, match=r"has no metric 'rougeL'\. Known: "):
+        refuse_unknown_metric(task, "rougeL")
+    if task != "multi_label":
+        refuse_unknown_metric(task, "math:dist")
+        with pytest.raises(ConfigurationError, match="module 'math' has no 'dits'"):
+            refuse_unknown_metric(task, "math:dits")
 
 
 def test_what_is_named_instead_of_a_loss_exists() -> None:

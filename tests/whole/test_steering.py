@@ -206,7 +206,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_is_refused_before_anything_is_read(hpo: Hpo, study_file: Path, name: str) -> None:
     words, said = REFUSED[name]
-    answer = hpo("run", study_file, "data.train=not-there.csv", *words)
+    Path("empty.csv").touch()  # It would be refused too, once it is read.
+    answer = hpo("run", study_file, "data.train=empty.csv", *words)
     assert answer.code == 2, answer
     assert said in answer.err
     assert "secret" not in answer.err
@@ -276,7 +277,8 @@ def test_what_cannot_be_enqueued_or_stopped_is_a_sentence(hpo: Hpo, finished: Pa
         (("enqueue", "one.yaml", "two.yaml"), 2, "takes one configuration"),
         (("enqueue", "no.yaml"), 2, "no.yaml"),
         (("enqueue", "best.yaml", "batch_size=12"), 2, "batch_size is 12"),
-        (("enqueue", "batch=16"), 2, "Here it is batch_size"),
+        (("enqueue", "batchsizes=16", "epoc=1"), 2, "2 mistakes"),
+        (("enqueue", "warmup_steps=10"), 2, "a share."),
         (("stop",), 2, "Nobody leads"),
         (("stop", "--trial", 0), 2, "Nobody leads"),
     ):
@@ -284,6 +286,14 @@ def test_what_cannot_be_enqueued_or_stopped_is_a_sentence(hpo: Hpo, finished: Pa
         assert answer.code == code, answer
         assert said in answer.err
         assert answer.err.startswith("hpo: ")
+
+
+def test_names_of_other_libraries_may_be_enqueued(hpo: Hpo, finished: Path) -> None:
+    answer = hpo("enqueue", "lr=0.01", "per_device_train_batch_size=16")
+    assert answer.code == 0, answer.err
+    assert "lr is taken for learning_rate." in answer.out
+    assert "learning_rate: 0.01\n" in answer.out
+    assert "batch_size: 16\n" in answer.out
 
 
 def test_stop_says_who_was_asked(hpo: Hpo, sqlite_url: str) -> None:

@@ -1,5 +1,6 @@
 """Wrong input on the command line: each is one sentence and an exit code, without a traceback or a secret."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -88,7 +89,7 @@ WRONG_RUNS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no such runner": (("--train", "texts.csv", "--runner", "cloud"), 2, "inline"),
     "an output that is a folder": (("--train", "texts.csv", "--output", "."), 2, "it is a folder"),
     "an earlier study that is not there": (
-        ("--train", "texts.csv", "--warm-start", "monday"), 2, "warm_start cannot take over monday: The store holds no",
+        ("--train", "texts.csv", "--warm-start", "monday"), 2, "warm_start cannot take over monday: There is no store",
     ),
     "an earlier study of a store that is not there": (
         ("--train", "texts.csv", "--warm-start", "old.db#monday"), 2, "There is no store at",
@@ -106,6 +107,41 @@ def test_a_wrong_command_is_a_sentence(hpo: Hpo, model_folder: Path, name: str) 
     assert "secret" not in answer.out + answer.err
 
 
+ALL_WRONG = {
+    "budget.trial=3": "unknown key 'budget.trial'. Did you mean 'budget.trials'?",
+    "serch.sampler=tpe": "Unknown key 'serch' in 'serch.sampler'.",
+    "search.percentile=-1": "'search.percentile' is -1",
+    "data.train=missing.csv": "Cannot read 'missing.csv': No such file or directory. In its folder there is texts.csv.",
+    "data.validation=text.csv": "Cannot read 'text.csv': No such file or directory. Did you mean 'texts.csv'?",
+    "space.epochs.value=0": "'epochs' is 0",
+    "budget.until='2020-01-01 07:30'": "2020-01-01 07:30",
+    "warm_start=monday": "warm_start cannot take over monday: ",
+    "model.name=empty": "The folder empty holds no config.json",
+    "task.metric=rougeL": "Classification has no metric 'rougeL'.",
+    "compute.device=gpu": "compute.device is gpu (cuda), but torch sees no GPU",
+    "notify=nowhere": "notify",
+}
+
+
+def test_all_mistakes_that_can_be_known_before_the_data_is_read_are_told_at_once(
+    hpo: Hpo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(GOOD)
+    Path("empty").mkdir()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    answer = hpo("run", "space=encoder", *ALL_WRONG, "--output", ".")
+    assert (answer.code, answer.out) == (2, "")
+    assert [told for told in (*ALL_WRONG.values(), "it is a folder") if told not in answer.err] == []
+    assert answer.err.startswith(f"hpo: There are {len(ALL_WRONG) + 1} mistakes\n")
+    assert answer.err.count("\n") == len(ALL_WRONG) + 2
+
+
+def test_a_space_with_a_mistake_is_told_of_once(hpo: Hpo, model_folder: Path) -> None:
+    space = {"learning_rate": {"min": 1.0, "max": 1e-5}}
+    command = ("run", "--model", model_folder, "--train", write(GOOD), f"space={json.dumps(space)}")
+    refused(hpo(*command), 2, "swap them: `min: 1e-05` and `max: 1`")
+
+
 def test_a_model_folder_without_weights_is_a_sentence(hpo: Hpo, model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
@@ -120,8 +156,9 @@ def test_the_demo_without_its_extra_says_how_to_get_it(hpo: Hpo, monkeypatch: py
     refused(hpo("demo"), 2, "llm-hpo[demo]")
 
 
-def test_no_word_of_a_wrong_store_is_repeated(hpo: Hpo) -> None:
-    answer = hpo("run", "--model", "m", "--train", "t.csv", "store={url: [postgresql://u:secret@h/db]}")
+def test_no_word_of_a_wrong_store_is_repeated(hpo: Hpo, model_folder: Path) -> None:
+    command = ("run", "--model", model_folder, "--train", write(GOOD))
+    answer = hpo(*command, "store={url: [postgresql://u:secret@h/db]}")
     refused(answer, 2, "store")
     assert "secret" not in answer.err
 

@@ -65,7 +65,7 @@ def read_table(path: Path, *, strict: bool, delimiter: str | None = None) -> Tab
         DataError: the file does not exist, has another ending, is empty or damaged, or has a row that cannot be read
             (the message names its line).
     """
-    known = _format(path)
+    known = format_of(path)
     with clear_errors(path):
         _refuse_empty(path)
         if known.is_text:
@@ -75,7 +75,12 @@ def read_table(path: Path, *, strict: bool, delimiter: str | None = None) -> Tab
         return known.read(path)
 
 
-def _format(path: Path) -> Format:
+def format_of(path: Path) -> Format:
+    """Return the format of a file by its ending.
+
+    Raises:
+        DataError: an ending of no known format.
+    """
     if path.suffix.lower() == ".zst":
         raise DataError(
             f"{path} is compressed with Zstandard, which is not read; decompress it, or compress it as "

@@ -63,14 +63,8 @@ def read_saved(folder: str, role: SplitName) -> Table:
     """Read a folder that `save_to_disk` wrote; of several splits, the one named like `role`.
 
     Raises:
-        DataError: `datasets` is not installed, another kind of folder, or no split for `role`.
+        DataError: `datasets` is not installed, or no split for `role`.
     """
-    if not any(Path(folder, name).is_file() for name in ("state.json", "dataset_dict.json")):
-        address = HUB + (folder if folder.startswith("/") else f"./{folder}")
-        raise DataError(
-            f"{folder} is a folder, but not one that `save_to_disk` of datasets wrote; name a file in it, a pattern "
-            f"such as {Path(folder, '*.csv')}, or {address} where it is laid out like a data set of the hub."
-        )
     datasets = import_optional("datasets", folder)
     with _quiet(), _clear_errors(folder):
         loaded = datasets.load_from_disk(folder)
@@ -87,6 +81,20 @@ def read_saved(folder: str, role: SplitName) -> Table:
     others = ", ".join(name for name in splits if name != role)
     note = f"{folder}: the split {role!r} is read; its others ({others}) only where named, as {folder}/NAME."
     return replace(table, notes=(*table.notes, note))
+
+
+def refuse_other_folder(folder: str) -> None:
+    """Refuse a folder that `save_to_disk` did not write.
+
+    Raises:
+        DataError: says what to name instead.
+    """
+    if not any(Path(folder, name).is_file() for name in ("state.json", "dataset_dict.json")):
+        address = HUB + (folder if folder.startswith("/") else f"./{folder}")
+        raise DataError(
+            f"{folder} is a folder, but not one that `save_to_disk` of datasets wrote; name a file in it, a pattern "
+            f"such as {Path(folder, '*.csv')}, or {address} where it is laid out like a data set of the hub."
+        )
 
 
 def _table(source: str, dataset: Any) -> Table:

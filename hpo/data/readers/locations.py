@@ -6,9 +6,11 @@ from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
 
-from hpo.data.readers.formats import read_table
-from hpo.data.readers.hub import HUB, SplitName, read_hub, read_saved
+from hpo.config.files_nearby import files_nearby
+from hpo.data.readers.formats import FORMATS, format_of, read_table
+from hpo.data.readers.hub import HUB, SplitName, parse_address, read_hub, read_saved, refuse_other_folder
 from hpo.data.readers.table import Table
+from hpo.data.readers.text_files import format_ending
 from hpo.errors import DataError, without_credentials
 
 OTHER_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -28,15 +30,32 @@ def read_source(source: str, role: SplitName, *, strict: bool, delimiter: str | 
     Raises:
         DataError: the source does not exist or cannot be read, or files of a pattern have different columns.
     """
+    refuse_missing(source)
     if source.lower().startswith(HUB):
         return read_hub(source, role)
     if os.path.isdir(source):
         return read_saved(source, role)
     if os.path.lexists(source):
         return read_table(Path(source), strict=strict, delimiter=delimiter)
-    if has_magic(source):
-        return _read_pattern(source, strict=strict, delimiter=delimiter)
-    raise DataError(_nothing_there(source))
+    return _read_pattern(source, strict=strict, delimiter=delimiter)
+
+
+def refuse_missing(source: str) -> None:
+    """Refuse a source that can be seen to be unreadable without opening a file of it.
+
+    Raises:
+        DataError: there is no such file, none of a pattern, a folder or file of another kind, or no address of the hub.
+    """
+    if source.lower().startswith(HUB):
+        parse_address(source)
+    elif os.path.isdir(source):
+        refuse_other_folder(source)
+    elif os.path.lexists(source):
+        format_of(Path(source))
+    elif not has_magic(source):
+        raise DataError(_nothing_there(source))
+    elif not _matching(source):
+        raise DataError(f"No file matches the pattern {source}.")
 
 
 def is_missing(source: str) -> bool:
@@ -51,14 +70,16 @@ def _nothing_there(source: str) -> str:
     missing = f"Cannot read {source!r}: No such file or directory"
     if HUB_NAME.fullmatch(source):
         return f"{missing}; for a data set of the hub write {HUB}{source}."
-    return f"{missing}."
+    return f"{missing}.{files_nearby(source, lambda one: format_ending(one) in FORMATS)}"
+
+
+def _matching(pattern: str) -> list[str]:
+    return sorted(path for path in glob(pattern, recursive=True) if os.path.isfile(path))
 
 
 def _read_pattern(pattern: str, *, strict: bool, delimiter: str | None) -> Table:
     """Read all matching files, in the order of their names, as one table."""
-    paths = sorted(path for path in glob(pattern, recursive=True) if os.path.isfile(path))
-    if not paths:
-        raise DataError(f"No file matches the pattern {pattern}.")
+    paths = _matching(pattern)
     tables = [read_table(Path(path), strict=strict, delimiter=delimiter) for path in paths]
     for table in tables:
         _refuse_other_columns(tables[0], table)

@@ -87,7 +87,6 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
         HpoError: the study cannot be begun at all, with the sentence with which `hpo run` would end.
     """
     callback = callback or SearchCallback()
-    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end in the past, before anything is read.
     space, splits = prepared(config, callback)
     earlier = read_earlier(config, known=())
     config = with_dtype(with_evaluation_defaults(config, space, splits), space)

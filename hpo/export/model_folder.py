@@ -1,10 +1,7 @@
 """Final model: trained from an exported configuration, in a folder that transformers or PEFT loads."""
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +19,9 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.export.adapter import ADAPTER_CONFIG, refuse_broken_peft, save_adapter
 from hpo.export.exported_file import Exported
 from hpo.export.model_card import model_card
+from hpo.export.output_folder import atomic_folder
 from hpo.export.prediction import ADAPTER_FACTS, CONFIG_KEY, folder_model, trained_model
 from hpo.export.retraining import Say, open_trainer, retrain, study_and_splits
-from hpo.export.writing import unwritable
 from hpo.files.disk import system_errors
 from hpo.files.weights import weights_path
 from hpo.messages import Milestone, Report, Scores
@@ -253,32 +250,3 @@ def _unquantized(network: Any, gguf_file: str | None) -> Any:
     plain = type(network)(config).to(network.dtype)
     plain.load_state_dict(network.state_dict())
     return plain
-
-
-@contextmanager
-def atomic_folder(output: Path) -> Iterator[Path]:
-    """Yield a temporary folder whose `model` is renamed to `output` at the end; always remove the rest.
-
-    Raises:
-        ConfigurationError: `output` exists and is not an empty folder, or cannot be written.
-    """
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise ConfigurationError(f"Cannot write {output}: it is no folder; name another place with --output.")
-    if output.is_dir() and any(output.iterdir()):
-        raise ConfigurationError(
-            f"The folder {output} is not empty, and what is in it would be mixed with the model; name another with "
-            "--output, or empty it."
-        )
-    output = output.resolve()
-    try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{output.name}-", suffix=".part", dir=output.parent, ignore_cleanup_errors=True
-        ) as name:
-            part = Path(name)
-            if output.is_dir():
-                # To know it before hours of training: where a disk is mounted nothing can take the place of a folder.
-                output.rename(part / "empty").rename(output)
-            yield part
-            os.replace(part / "model", output)
-    except OSError as error:
-        raise unwritable(output, error) from error

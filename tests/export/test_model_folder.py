@@ -1,6 +1,5 @@
 """The final model: opens with from_pretrained, scores what the search scored, is written whole or not at all."""
 
-import errno
 import os
 import re
 import signal
@@ -26,7 +25,8 @@ from hpo.export import model_folder
 from hpo.export.exported_file import Exported, ExportedConfirmation
 from hpo.export.exported_file import ExportedTest as Look
 from hpo.export.model_card import model_card
-from hpo.export.model_folder import _unquantized, atomic_folder, final_training, train_into
+from hpo.export.model_folder import _unquantized, final_training, train_into
+from hpo.export.output_folder import atomic_folder
 from hpo.export.retraining import compute_of, study_and_splits
 from hpo.export.templates import markdown
 from hpo.messages import Milestone
@@ -235,30 +235,6 @@ def test_a_folder_that_is_taken_or_cannot_be_written_is_refused_before_training(
         refuse()
     with pytest.raises(ConfigurationError, match="No such file or directory"), atomic_folder(tmp_path / "no" / "model"):
         refuse()
-
-
-def test_a_folder_that_no_other_can_take_the_place_of_is_refused_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one that a disk is mounted on."""
-
-    def busy(*_: object) -> Path:
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
-    (tmp_path / "model").mkdir()
-    monkeypatch.setattr(Path, "rename", busy)
-    with pytest.raises(ConfigurationError, match="Device or resource busy"), atomic_folder(tmp_path / "model"):
-        refuse()
-    assert os.listdir(tmp_path) == ["model"]
-
-
-def test_the_current_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with atomic_folder(Path()) as part:
-        (part / "model").mkdir()
-        (part / "model" / "config.json").touch()
-    assert os.listdir(tmp_path / "here") == ["config.json"]
 
 
 def test_an_empty_folder_is_filled(train: Train, tmp_path: Path) -> None:

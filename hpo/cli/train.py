@@ -76,12 +76,17 @@ def _say(sentence: str) -> None:
 
 @contextmanager
 def interruptible(outcome: str) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, let the block clean up, then print a sentence and exit with the code of an interruption."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """On Ctrl-C, SIGTERM or a closed terminal, let the block clean up, then print a sentence and exit as interrupted.
+
+    Ignored signals stay ignored: SIGHUP under nohup.
+    """
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     except KeyboardInterrupt:
         typer.echo(f"hpo: interrupted; {outcome}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -250,7 +250,7 @@ def test_a_training_that_fails_leaves_nothing(train: Train, tmp_path: Path) -> N
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_training_leaves_nothing(
     best_file: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:

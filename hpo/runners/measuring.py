@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from hpo.config.study_file import StudyConfig
+from hpo.config.times import humanized
 from hpo.errors import StudyMismatchError
 from hpo.messages import Precision
 from hpo.runners.callbacks import SearchCallback
@@ -17,15 +19,23 @@ from hpo.training.worker import Worker
 
 MOST_OF_MEASURING = 0.05
 """Share of a run's time that measurements before the first trial may take on a CPU."""
+LONGEST_MEASURING = 120.0
+"""Seconds that they may take there in a run without a deadline."""
 PART_OF_MEASURING = 0.4
 """Share of that in which precision and slots are chosen; the rest is for a few steps at the extremes of the space."""
 
 
 def measuring_seconds(lead: Worker, deadline: float | None) -> float:
-    """Return the seconds for measurements: a share of all on a CPU, where a few steps may take minutes."""
-    if deadline is None or lead.facts()["device"] != "cpu":
+    """Return the seconds for measurements: limited on a CPU, where a few steps may take minutes."""
+    # On a CPU the fact has its processor too.
+    if not lead.facts()["device"].startswith("cpu"):
         return math.inf
-    return MOST_OF_MEASURING * max(0.0, deadline - time.time())
+    return LONGEST_MEASURING if deadline is None else MOST_OF_MEASURING * max(0.0, deadline - time.time())
+
+
+def at_most(seconds: float) -> str:
+    """Return a limit in words, after a comma; empty without one."""
+    return f", for about {humanized(max(1.0, seconds))} at most" if math.isfinite(seconds) else ""
 
 
 def measured_settings(
@@ -45,7 +55,7 @@ def measured_settings(
         lead: measures what no earlier start has.
         coordinator: stores what was measured.
         callback: receives notes on the measurements.
-        most_seconds: approximate limit of all measurements before the first trial.
+        most_seconds: limit of all measurements before the first trial.
 
     Raises:
         StudyMismatchError: the study was begun in another precision than the requested one.
@@ -61,7 +71,7 @@ def measured_settings(
     lead.use(precision)
     slots = 1 if config.compute.slots == "auto" else config.compute.slots
     if config.compute.slots == "auto" and shares_backbone(config, space):
-        slots = measured.get("slots") or _slots(space, lead, callback, until)
+        slots = measured.get("slots") or _slots(config, space, lead, callback, until, measured)
         measured = {**measured, "slots": slots}
     if measured != stored:
         coordinator.record_measurements(measured)
@@ -71,10 +81,10 @@ def measured_settings(
 def _precision(
     config: StudyConfig, space: SearchSpace, lead: Worker, callback: SearchCallback, until: float
 ) -> dict[str, Any]:
-    asked = config.compute.precision
+    asked, left = config.compute.precision, until - time.time()
     if asked == "auto":
-        callback.note("Measuring whether bf16 pays here; it is done once for the study.")
-    measured = asdict(lead.measure(dearest(space), until - time.time()))
+        callback.note(f"Measuring whether bf16 pays here{at_most(left)}; it is done once for the study.")
+    measured = asdict(lead.measure(dearest(space), left))
     if asked == "auto" and not measured["bf16_seconds"]:
         callback.note(
             "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "
@@ -83,9 +93,22 @@ def _precision(
     return measured
 
 
-def _slots(space: SearchSpace, lead: Worker, callback: SearchCallback, until: float) -> int:
-    callback.note("Measuring how many trials to train side by side; it is done once for the study.")
-    rates = lead.slot_rates(space.hyperparameters(space.default_values()), until - time.time())
+def _slots(
+    config: StudyConfig, space: SearchSpace, lead: Worker, callback: SearchCallback, until: float,
+    measured: Mapping[str, Any],
+) -> int:  # fmt: skip
+    values, left = space.hyperparameters(space.default_values()), until - time.time()
+    example_seconds = measured["bf16_seconds"] or measured["fp32_seconds"]
+    # Comparing precisions takes fewer examples than comparing slots.
+    is_slow = config.compute.precision == "auto" and not measured["bf16_seconds"] and math.isfinite(left)
+    if is_slow or values.batch_size * example_seconds > left:
+        callback.note(
+            "There was too little time to measure how many trials to train side by side, so each worker trains one; "
+            "compute.slots=N asks for more."
+        )
+        return 1
+    callback.note(f"Measuring how many trials to train side by side{at_most(left)}; it is done once for the study.")
+    rates = lead.slot_rates(values, left)
     slots = best_slots(rates)
     if slots > 1:
         more = rates[slots] / rates[1]

@@ -33,7 +33,7 @@ from hpo.runners.confirmation import (
 )
 from hpo.runners.final_evaluation import FinalEvaluation
 from hpo.runners.inline import open_inline
-from hpo.runners.measuring import measured_settings, measuring_seconds
+from hpo.runners.measuring import at_most, measured_settings, measuring_seconds
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.processes.worker_specs import runner_of
 from hpo.runners.ray.setup import open_ray_tune
@@ -105,10 +105,7 @@ def run(
     config = _as_begun(with_dtype(config, space))
     if searches:
         config = with_evaluation_defaults(config, space, splits)
-    if config.compute.runner == "ray_tune":
-        callback.note(
-            f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
-        )
+    callback.note(opening_note(config))
     # By the same clock as the deadline.
     now = datetime.fromtimestamp(time.time(), LOCAL_ZONE)
     limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
@@ -175,6 +172,13 @@ def opened_pool(
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
     return OPENERS[runner_of(config.compute)](config, splits, files_folder(config), ends)
+
+
+def opening_note(config: StudyConfig) -> str:
+    """Return a note for the time in which the first worker is opened, which takes seconds to minutes."""
+    if config.compute.runner == "ray_tune":
+        return f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
+    return f"Loading {config.model.name}."
 
 
 def files_folder(config: StudyConfig) -> Path:
@@ -341,6 +345,7 @@ class _SearchRun(SearchParts):
     def _forecast(self, lead: Worker, until: float) -> ShortCheck:
         """Train a few steps at two extremes of the space, and give the coordinator its first forecasts."""
         most, size = until - time.time(), self.pool.size
+        self.callback.note(f"Taking a few steps at the extremes of the space{at_most(most)}, to forecast trials.")
         short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, workers=size)
         now, limits = time.time(), self.coordinator.limits
         too_short = short_time_warning(self.config, limits, now, short.shortest, short.reserve)

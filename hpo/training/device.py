@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.config.study_file import ComputeConfig, StudyConfig
-from hpo.data.batching import collate
+from hpo.data.batching import Rows, collate
 from hpo.data.stratify import stratified_sample
+from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.memory import if_memory_suffices
 from hpo.messages import Measurement, Precision
@@ -102,6 +103,8 @@ PASSES = 1 + ROUNDS
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
 """Smallest number of rows whose time is representative of a batch."""
+ENOUGH_SECONDS = 10.0
+"""Seconds of a measurement beyond which no more than `LEAST_ROWS` are taken, if its time is limited."""
 LEAST_GAIN = 1.1
 """Least speed-up of bf16 that is worth its rounding."""
 MOST_DIFFERENCE = 0.05
@@ -114,40 +117,39 @@ Step = Callable[[Precision], Tensor]
 def measured_precision(
     context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
 ) -> Measurement:
-    """Time training in both precisions, on fewer rows if memory is short, and choose.
+    """Time training in both precisions, on fewer rows if memory or time is short, and choose.
 
-    If not even one row fits, time is too short, or the device has no bf16, fp32 is chosen without a measurement.
+    A configured precision is not measured. If not even one row fits into memory, time is too short, or the device has
+    no bf16, fp32 is chosen without a measurement.
 
     Args:
         context: without a trial in training; its model is left unchanged.
         hyperparameters: the trained part of the model and the text length; on a GPU also the batch size, because a few
             rows would not keep it busy.
-        most_seconds: approximate limit of the measurement; may be infinite.
+        most_seconds: limit of the measurement; may be infinite.
 
     Raises:
         ModelError: the model cannot read as many tokens.
     """
-    asked = context.config.compute.precision
+    asked, until = context.config.compute.precision, time.perf_counter() + most_seconds
+    if asked != "auto":
+        return _unmeasured(asked)
     rows = max(MEASURED_ROWS, hyperparameters.batch_size) if context.device.type == "cuda" else MEASURED_ROWS
     while rows and has_bf16(context.device):
-        measuring = partial(_measured, context, hyperparameters, rows, None if asked == "auto" else asked, most_seconds)
-        if found := if_memory_suffices(measuring):
+        if found := if_memory_suffices(partial(_measured, context, hyperparameters, rows, until)):
             return found
         context.model.network.zero_grad(set_to_none=True)
         rows //= 2
-    return _unmeasured(None if asked == "auto" else asked)
+    return _unmeasured()
 
 
-def measure(
-    step: Step, rows: int, device: torch.device, asked: Precision | None = None, until: float = math.inf
-) -> Measurement:
+def measure(step: Step, rows: int, device: torch.device, until: float = math.inf) -> Measurement:
     """Time both precisions alternately, after one round of warm-up, and choose.
 
     Args:
         step: a training step over that many rows.
         rows: examples in its batch.
         device: the device of the step.
-        asked: the precision that the user requires; None to choose.
         until: end, on the clock of `time.perf_counter`; if no round ends before, fp32 is chosen.
     """
     began = time.perf_counter()
@@ -158,14 +160,14 @@ def measure(
     while len(rounds) < ROUNDS and time.perf_counter() + round_seconds <= until:
         rounds.append((_seconds(step, "fp32", device), _seconds(step, "bf16", device)))
     if not rounds:
-        return _unmeasured(asked, round_seconds / 2 / rows)
+        return _unmeasured()
     # The fastest round: other load on the machine only adds time.
     fp32_seconds, bf16_seconds = (min(seconds) / rows for seconds in zip(*rounds, strict=True))
     return Measurement(
         fp32_seconds=fp32_seconds,
         bf16_seconds=bf16_seconds,
         difference=difference,
-        precision=asked or choose(fp32_seconds, bf16_seconds, difference),
+        precision=choose(fp32_seconds, bf16_seconds, difference),
     )
 
 
@@ -175,28 +177,44 @@ def choose(fp32_seconds: float, bf16_seconds: float, difference: float) -> Preci
     return "bf16" if pays and difference <= MOST_DIFFERENCE else "fp32"
 
 
-def _measured(
-    context: TrainingContext, hyperparameters: Hyperparameters, rows: int, asked: Precision | None, most_seconds: float
-) -> Measurement:
-    until = time.perf_counter() + most_seconds
+def _measured(context: TrainingContext, hyperparameters: Hyperparameters, rows: int, until: float) -> Measurement:
     TrialModel(context.model, context.task, hyperparameters, seed=0)
     # Without dropout, so that the logits of both precisions can be compared.
     context.model.network.eval()
-    step = partial(_step, context, hyperparameters.max_length)
-    if math.isfinite(most_seconds):
-        row_seconds = _seconds(step(1), "fp32", context.device)
-        if row_seconds < most_seconds / (2 * PASSES):
-            row_seconds = min(row_seconds, _seconds(step(1), "fp32", context.device))
-        rows = min(rows, int(most_seconds / (2 * PASSES * row_seconds)))
-        if rows < LEAST_ROWS:
-            return _unmeasured(asked, row_seconds)
-    return measure(step(rows), rows, context.device, asked, until)
-
-
-def _step(context: TrainingContext, max_length: int, rows: int) -> Step:
+    split = context.tokenized(hyperparameters.max_length)["train"]
     # Not simply the first rows, because a file may be sorted by the lengths of its texts.
     chosen = stratified_sample(context.train_strata, rows, context.config.seed)
-    batch = collate(context.tokenized(max_length)["train"], chosen, context.model.pad_id)
+    if math.isfinite(until):
+        # Rows are padded to the longest, so none takes more time.
+        longest = chosen[[split.tokens.lengths[chosen].argmax()]]
+        rows = min(rows, rows_within(_step(context, split, longest), context.device, until))
+        if rows < LEAST_ROWS:
+            return _unmeasured()
+        chosen = stratified_sample(context.train_strata, rows, context.config.seed)
+    return measure(_step(context, split, chosen), rows, context.device, until)
+
+
+def rows_within(step: Step, device: torch.device, until: float) -> int:
+    """Return the rows for which both precisions can be measured in time; 0 if not even `step`, of one row, can be.
+
+    No step is taken that would end after `until`, by the time of an earlier one.
+    """
+    seconds: dict[Precision, float] = {}
+    # Twice, because the first step includes a warm-up.
+    for precision in ("fp32", "bf16") * 2:
+        expected = seconds.get(precision, seconds.get("fp32", 0.0))
+        if time.perf_counter() + expected > until:
+            break
+        seconds[precision] = min(expected or math.inf, _seconds(step, precision, device))
+    left = until - time.perf_counter()
+    if len(seconds) < 2 or left <= 0:
+        return 0
+    of_a_row = PASSES * sum(seconds.values())
+    return min(int(left / of_a_row), max(LEAST_ROWS, int(ENOUGH_SECONDS / of_a_row)))
+
+
+def _step(context: TrainingContext, split: TokenizedSplit, rows: Rows) -> Step:
+    batch = collate(split, rows, context.model.pad_id)
     targets, criterion = batch.targets.to(context.device), context.task.criterion(REPORTED, context.device)
 
     def step(precision: Precision) -> Tensor:
@@ -208,9 +226,8 @@ def _step(context: TrainingContext, max_length: int, rows: int) -> Step:
     return step
 
 
-def _unmeasured(asked: Precision | None, fp32_seconds: float = 0.0) -> Measurement:
-    """Return the required precision, or fp32, without a comparison; the time of an example has only a bound."""
-    return Measurement(fp32_seconds=fp32_seconds, bf16_seconds=0.0, difference=0.0, precision=asked or "fp32")
+def _unmeasured(precision: Precision = "fp32") -> Measurement:
+    return Measurement(fp32_seconds=0.0, bf16_seconds=0.0, difference=0.0, precision=precision)
 
 
 def _seconds(step: Step, precision: Precision, device: torch.device) -> float:

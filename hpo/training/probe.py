@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -48,8 +48,8 @@ def probe(
         context: without a trial in training; each rank of its group must probe the same.
         hyperparameters: learning rate and epochs have no effect.
         steps: at least 1.
-        most_seconds: approximate limit, by rank 0's clock; apart from the first step, what would take longer is skipped
-            and estimated from it.
+        most_seconds: limit, by rank 0's clock; apart from the first step, what would take longer is skipped and
+            estimated from it.
 
     Returns:
         Its `first_loss` is nan if the loss was not a number.
@@ -90,7 +90,7 @@ def slot_rates(
     Args:
         context: without a trial in training.
         hyperparameters: of a typical trial.
-        most_seconds: approximate limit.
+        most_seconds: limit, which only the first step may exceed.
 
     Returns:
         Number of trials -> steps per second of all together; empty if nothing was trained.
@@ -114,8 +114,7 @@ def slot_rates(
                     make_batch(stratified_sample(context.train_strata, hyperparameters.batch_size, seed), [seed])
                 )
             step = partial(_step_of_all, context, trainings, batches)
-            # The fastest: other load on the machine only adds time.
-            rates[len(trainings)] = len(trainings) / min(step() for _ in range(SLOT_STEPS))
+            rates[len(trainings)] = len(trainings) / _fastest(step, until)
     finally:
         context.model.reset(0)
     return rates
@@ -126,6 +125,17 @@ def _may_double(rates: Mapping[int, float], until: float) -> bool:
     most, rate = max(rates.items())
     pays = rate > 0 and (most == 1 or rate >= WORTH_DOUBLING * rates[most // 2])
     return pays and most < MOST_SLOTS and time.perf_counter() + SLOT_STEPS * 2 * most / rate <= until
+
+
+def _fastest(step: Callable[[], float], until: float) -> float:
+    """Return the seconds of the fastest of `SLOT_STEPS` steps, or of as many as there is time for, at least one.
+
+    The fastest, because other load on the machine only adds time.
+    """
+    taken = [step()]
+    while len(taken) < SLOT_STEPS and time.perf_counter() + min(taken) <= until:
+        taken.append(step())
+    return min(taken)
 
 
 def _step_of_all(context: TrainingContext, trainings: Sequence[OptimizerStep], batches: Sequence[Batch]) -> float:

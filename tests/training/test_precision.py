@@ -9,7 +9,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Precision
 from hpo.model.backbone import autocast
-from hpo.training.device import choose, measure
+from hpo.training.device import choose, measure, rows_within
 from hpo.training.worker import Worker, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -32,9 +32,7 @@ def test_autocast_computes_in_the_precision_asked_for():
 
 def test_a_difference_is_relative_to_the_logits():
     logits = {"fp32": torch.tensor([[3.0, 4.0]]), "bf16": torch.tensor([[3.0, 4.5]])}
-    measurement = measure(lambda precision: logits[precision], 1, CPU, asked="bf16")
-    assert measurement.difference == pytest.approx(0.1)
-    assert measurement.precision == "bf16"
+    assert measure(lambda precision: logits[precision], 1, CPU).difference == pytest.approx(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +73,9 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
         worker.measure(tiny_hyperparameters(max_length=LONGEST + 1))
 
 
-def test_in_too_little_time_fp32_is_chosen_and_what_a_row_takes_is_known(worker: Worker):
+def test_in_too_little_time_fp32_is_chosen(worker: Worker):
     measurement = worker.measure(tiny_hyperparameters(max_length=16), 1e-9)
     assert (measurement.precision, measurement.bf16_seconds) == ("fp32", 0.0)
-    assert measurement.fp32_seconds > 0
     assert worker.measure(tiny_hyperparameters(max_length=16), 1e9).bf16_seconds > 0
 
 
@@ -104,15 +101,50 @@ def test_where_rounds_do_not_fit_nothing_is_compared():
         return torch.ones(1, 2)
 
     assert measure(step, 1, CPU, until=0.0).precision == "fp32"
-    assert measure(step, 1, CPU, asked="bf16", until=0.0).precision == "bf16"
-    assert rounds == ["fp32", "bf16"] * 2
+    assert rounds == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "taken", "rows"),
+    [
+        ({"fp32": 0.01, "bf16": 0.01}, 10.0, 4, 124),
+        ({"fp32": 1.0, "bf16": 1.0}, 60.0, 4, 4),  # More would take over ten seconds.
+        ({"fp32": 1.0, "bf16": 1.0}, 20.0, 4, 2),
+        ({"fp32": 1.0, "bf16": 50.0}, 10.0, 2, 0),  # No second step in a bf16 that is emulated.
+        ({"fp32": 20.0, "bf16": 20.0}, 10.0, 1, 0),
+        ({"fp32": 1.0, "bf16": 1.0}, -1.0, 0, 0),
+    ],
+)
+def test_no_step_is_taken_for_which_there_is_no_time(
+    seconds: dict[Precision, float], limit: float, taken: int, rows: int, monkeypatch: pytest.MonkeyPatch
+):
+    now, steps = 0.0, list[Precision]()
+
+    def step(precision: Precision) -> torch.Tensor:
+        nonlocal now
+        now += seconds[precision]
+        steps.append(precision)
+        return torch.ones(1, 2)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert rows_within(step, CPU, until=limit) == rows
+    assert len(steps) == taken
+
+
+def test_a_precision_that_is_asked_for_is_not_measured(study: StudyConfig, monkeypatch: pytest.MonkeyPatch):
+    config = study.model_copy(update={"compute": study.compute.model_copy(update={"precision": "bf16"})})
+    worker = open_worker(config, load_splits(config.data, config.seed))
+    monkeypatch.setattr(worker._context.model, "logits", None)
+    found = worker.measure(tiny_hyperparameters(max_length=16))
+    assert (found.precision, found.bf16_seconds) == ("bf16", 0.0)
 
 
 def test_it_is_measured_on_texts_from_all_over_the_file(study: StudyConfig, monkeypatch: pytest.MonkeyPatch):
     splits = load_splits(study.data, study.seed)
     by_label = sorted(range(splits.train.rows), key=lambda row: splits.train.labels[row])
     texts, labels = (tuple(column[row] for row in by_label) for column in (splits.train.texts, splits.train.labels))
-    worker = open_worker(study, replace(splits, train=replace(splits.train, texts=texts, labels=labels)))
+    config = study.model_copy(update={"compute": study.compute.model_copy(update={"precision": "auto"})})
+    worker = open_worker(config, replace(splits, train=replace(splits.train, texts=texts, labels=labels)))
     model, seen = worker._context.model, []
     logits = model.logits
     monkeypatch.setattr(

@@ -350,13 +350,18 @@ def test_a_trial_that_would_change_the_backbone_is_refused(two: Worker) -> None:
     )
 
 
-def test_measuring_rates_of_slots_does_not_change_later_trials(two: Worker, alone: Worker) -> None:
+def test_measuring_rates_of_slots_does_not_change_later_trials(
+    two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = lora(0).hyperparameters
     rates = two.slot_rates(values)
     assert list(rates) == [2**power for power in range(len(rates))]
     assert len(rates) > 1
     assert all(rate > 0 for rate in rates.values())
+    steps, of_slots = [], two._context.gradients.of_slots
+    monkeypatch.setattr(two._context.gradients, "of_slots", lambda waiting: steps.append(waiting) or of_slots(waiting))
     assert list(two.slot_rates(values, 0.0)) == [1], "without time for more"
+    assert len(steps) == 1
     compare(trained(two, FIRST, SECOND), trained(alone, FIRST, SECOND))
 
 

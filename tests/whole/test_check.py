@@ -107,6 +107,24 @@ def test_the_data_is_told_of_as_a_run_tells_it(config: StudyConfig) -> None:
     assert any(note.startswith("Made ") for note in notes)
 
 
+def test_it_is_told_which_steps_are_taken_and_how_long_the_rest_may_take(
+    config: StudyConfig, probes: dict[int, Probe]
+) -> None:
+    probes |= {16: EASY, 8: EASY}
+    notes: list[str] = []
+
+    class Notes(SearchCallback):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    check(config, Notes())
+    assert f"Loading {config.model.name}." in notes
+    first, second = (one for one in notes if one.startswith("Taking a few steps"))
+    assert first.startswith("Taking a few steps at the dearest configuration of the space, 1 of 2")
+    assert second.startswith("Taking a few steps at the slowest configuration of the space, 2 of 2; about ")
+    assert second.endswith(" s left.")
+
+
 def test_what_a_warm_start_would_take_over_is_told(config: StudyConfig) -> None:
     with led(study_at(config.store.url, study="monday", space=SPACE)) as leader:
         search(leader)
@@ -207,12 +225,18 @@ def test_a_place_that_cannot_be_written(config: StudyConfig, monkeypatch: pytest
 # The short form, that a run begins with
 
 
-def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe], **limits: float) -> ShortCheck:
-    """Check with a lead worker of which only the probe is real enough; its texts are of one token each."""
+def shortly(
+    config: StudyConfig,
+    answer: Callable[[Hyperparameters], Probe],
+    *,
+    lengths: tuple[int, ...] = (1,),
+    **limits: float,
+) -> ShortCheck:
+    """Check with a lead worker of which only the probe is real enough; its texts have `lengths` in tokens."""
 
     class Lead:
         def dimensions(self, _max_length: int) -> Dimensions:
-            return Dimensions(train_rows=72, validation_rows=24, least_rows=2, layers=1)
+            return Dimensions(train_rows=72, validation_rows=24, least_rows=2, layers=1, train_lengths=lengths)
 
         def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float) -> Probe:
             assert steps in (1, 2)
@@ -249,6 +273,21 @@ def test_where_a_step_would_take_longer_than_there_is_the_cheap_end_tells_of_the
     assert batches == [8]
     assert short.longest == pytest.approx(10 * 0.4 + 144 * 0.2 + 96 * 0.2 / 3, rel=0.02)
     assert short.notes == ()
+
+
+def test_the_dear_end_is_left_out_if_a_step_on_its_longest_texts_would_take_longer_than_there_is(
+    config: StudyConfig,
+) -> None:
+    batches: list[int] = []
+
+    def answer(values: Hyperparameters) -> Probe:
+        batches.append(values.batch_size)
+        return of_rows(values)
+
+    for lengths, probed in (((1,) * 9, [8, 16]), ((1,) * 8 + (9,), [8])):
+        batches.clear()
+        shortly(config, answer, lengths=lengths, most_seconds=6)
+        assert batches == probed
 
 
 def test_without_a_test_split_nothing_is_kept_for_it(config: StudyConfig) -> None:

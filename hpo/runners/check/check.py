@@ -17,14 +17,15 @@ from pathlib import Path
 import psutil
 import torch
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS
-from hpo.config.times import LOCAL_ZONE
+from hpo.config.times import LOCAL_ZONE, humanized
 from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.files.checkpoints import write_checkpoint
 from hpo.files.remote import open_remote_files
-from hpo.messages import Precision, Probe
+from hpo.messages import Measurement, Precision, Probe
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check import warnings
@@ -33,14 +34,16 @@ from hpo.runners.check.search_forecast import (
     Probed,
     baseline_seconds,
     final_evaluation_seconds,
+    longest_step_seconds,
     processes_of_device,
     workload_of,
 )
 from hpo.runners.confirmation import confirming_seconds, searching_limits, short_time_warning
+from hpo.runners.measuring import PART_OF_MEASURING, at_most, measuring_seconds
 from hpo.runners.processes.protocol import writing_to
-from hpo.runners.run import files_folder, most_trials, opened_pool, prepared
+from hpo.runners.run import files_folder, most_trials, opened_pool, opening_note, prepared
 from hpo.search.budget import Limits, limits_of
-from hpo.search.forecasts import fitted_costs
+from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.preflight import demands_of
 from hpo.search.proposals import weights_kept
 from hpo.search.pruners import most_paused, with_evaluation_defaults
@@ -90,25 +93,26 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     space, splits = prepared(config, callback)
     earlier = read_earlier(config, known=())
     config = with_dtype(with_evaluation_defaults(config, space, splits), space)
+    callback.note(opening_note(config))
     with _nothing_kept(config) as aside, opened_pool(aside, splits) as pool:
         lead = pool.lead
         callback.note(lead.metric.note)
         for sentence in carried_notes(earlier, space, config, lead.metric.name):
             callback.note(sentence)
-        callback.note("Taking a few steps at the extremes of the space.")
         lead.refuse_unfit(demands_of(space))
         for sentence in lead.notes(demands_of(space)):
             callback.note(sentence)
+        measured = _measured_precision(lead, config, space, callback)
         found = _Findings(
             config=config,
             space=space,
             splits=splits,
-            precision=_used_precision(lead, config, space),
+            precision=measured.precision,
             device=lead.facts()["device"],
             workers=pool.size,
             cut_share=lead.cut_share(int(space.largest("max_length"))),
             metric=lead.metric,
-            extremes=_probed(lead, config, space),
+            extremes=_probed(lead, config, space, measured, callback),
         )
     # Its time begins with the search, not before now.
     return _concluded(found, datetime.now(LOCAL_ZONE))
@@ -134,17 +138,29 @@ class _Findings:
         return [extreme.probe for extreme in self.extremes.values() if extreme.fits]
 
 
-def _probed(lead: Worker, config: StudyConfig, space: SearchSpace) -> Mapping[str, Probed]:
-    """Probe each extreme, once if two are the same configuration."""
+def _probed(
+    lead: Worker, config: StudyConfig, space: SearchSpace, measured: Measurement, callback: SearchCallback
+) -> Mapping[str, Probed]:
+    """Probe each extreme, once if two are the same configuration, and note before each how long the rest may take."""
     extremes = {name: extreme(space) for name, extreme in EXTREMES.items()}
-    probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(extremes.values())}
-    workload = workload_of(lead, config, space)
-    costs = fitted_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
+    names = {values: name for name, values in reversed(extremes.items())}
+    left, probes = list(dict.fromkeys(extremes.values())), dict[Hyperparameters, Probe]()
+    costs = fitted_costs(workload_of(lead, config, space), probes)
+    while left:
+        seconds = sum(_probe_seconds(costs, values, measured) for values in left)
+        about = f"; about {humanized(seconds)} left" if seconds >= 1 else ""
+        place = f"{len(probes) + 1} of {len(probes) + len(left)}"
+        callback.note(f"Taking a few steps at the {names[left[0]]} configuration of the space, {place}{about}.")
+        values = left.pop(0)
+        probes[values] = lead.probe(values, STEPS)
+        # Only a trial finds out whether frozen layers are computed once.
+        workload = workload_of(lead, config, space)
+        costs = fitted_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
     found = {
         values: Probed(
             hyperparameters=values,
             probe=probe,
-            steps=workload.of(values).steps,
+            steps=costs.workload.of(values).steps,
             seconds=(costs.trial_seconds(values) or 0.0) if probe.feasible else 0.0,
         )
         for values, probe in probes.items()
@@ -152,12 +168,21 @@ def _probed(lead: Worker, config: StudyConfig, space: SearchSpace) -> Mapping[st
     return {name: found[values] for name, values in extremes.items()}
 
 
-def _used_precision(lead: Worker, config: StudyConfig, space: SearchSpace) -> Precision:
-    """Use the requested precision, or the one that a measurement chooses, and return it."""
-    asked = config.compute.precision
-    precision = lead.measure(dearest(space)).precision if asked == "auto" else asked
-    lead.use(precision)
-    return precision
+def _probe_seconds(costs: CostModel, hyperparameters: Hyperparameters, measured: Measurement) -> float:
+    """Return the approximate seconds of a probe: its steps, two of them on the longest texts, and its evaluation."""
+    step_seconds = longest_step_seconds(costs, hyperparameters)
+    example_seconds = measured.bf16_seconds if measured.precision == "bf16" else measured.fp32_seconds
+    return (STEPS + 3) * (step_seconds or hyperparameters.batch_size * example_seconds)
+
+
+def _measured_precision(lead: Worker, config: StudyConfig, space: SearchSpace, callback: SearchCallback) -> Measurement:
+    """Use the requested precision, or the one that a measurement chooses, and return the measurement."""
+    most_seconds = PART_OF_MEASURING * measuring_seconds(lead, deadline=None)
+    if config.compute.precision == "auto":
+        callback.note(f"Measuring whether bf16 pays here{at_most(most_seconds)}.")
+    measured = lead.measure(dearest(space), most_seconds)
+    lead.use(measured.precision)
+    return measured
 
 
 def _concluded(found: _Findings, now: datetime) -> Check:

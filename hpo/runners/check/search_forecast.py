@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -151,7 +152,8 @@ def short_check(
         config: the study.
         space: its space.
         splits: its data.
-        most_seconds: approximate limit; if a step of the dearest would exceed it, both are forecast from the cheapest.
+        most_seconds: limit, which only the first step of the cheapest may exceed; if a step of the dearest would, both
+            are forecast from the cheapest.
         workers: number of the search's workers.
 
     Raises:
@@ -167,8 +169,7 @@ def short_check(
     if not probes[cheap].feasible:
         raise ConfigurationError(no_room("cheapest", cheap))
     left = until - time.perf_counter()
-    trial_seconds = fitted_costs(workload, probes).trial_seconds(dear) or 0.0
-    if dear != cheap and trial_seconds / workload.of(dear).steps <= left:
+    if dear != cheap and longest_step_seconds(fitted_costs(workload, probes), dear) <= left:
         probes[dear] = lead.probe(dear, SHORT_STEPS, left)
     fitting = {values: probe for values, probe in probes.items() if probe.feasible}
     costs = fitted_costs(workload, fitting)
@@ -190,6 +191,13 @@ def short_check(
         baselines=baseline_seconds(fitting.values(), TASKS[config.task.kind].baselines.values(), splits),
         notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
     )
+
+
+def longest_step_seconds(costs: CostModel, hyperparameters: Hyperparameters) -> float:
+    """Return the seconds of a step on the longest texts, with its share of the evaluations; 0 if unknown."""
+    lengths = np.minimum(costs.workload.dimensions.train_lengths, hyperparameters.max_length)
+    step_seconds = (costs.trial_seconds(hyperparameters) or 0.0) / costs.workload.of(hyperparameters).steps
+    return step_seconds * float(lengths.max() / lengths.mean())
 
 
 def processes_of_device(compute: ComputeConfig, workers: int) -> int:

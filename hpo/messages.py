@@ -309,12 +309,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Progress of a study: finished trials by their state, and the best."""
+    """Progress of a study: its trials by their state, and the best."""
 
     completed: int
     pruned: int
     """Pruned at a rung, or not trainable: diverged, or out of memory."""
     failed: int
+    paused: int = 0
+    """Begun, and to be resumed."""
     best: tuple[float, int] | None
     """(score, trial) of the best completed trial."""
 

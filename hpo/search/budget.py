@@ -187,7 +187,7 @@ class Overtime:
     _notes: dict[str, None] = field(default_factory=dict)
 
     def begun(self, trial: int, *, expected: float, left: float, at: float) -> None:
-        """Note the start of a trial; a repeated call has no effect.
+        """Note the start of a trial, once however often it is paused and resumed.
 
         Args:
             trial: its number.
@@ -197,12 +197,13 @@ class Overtime:
         """
         if expected <= left:
             return
+        if trial not in self.until:
+            self._notes[
+                f"Trial {trial} may not end in time: it is expected to take {humanized(expected)}, and "
+                f"{humanized(left)} are left. It begins all the same, since none has completed yet; if time runs out "
+                "it is paused, and the next run resumes it."
+            ] = None
         self.until[trial] = at + left
-        self._notes[
-            f"Trial {trial} may not end in time: it is expected to take {humanized(expected)}, and {humanized(left)} "
-            "are left. It begins all the same, since none has completed yet; if time runs out it is paused, and the "
-            "next run resumes it."
-        ] = None
 
     def ended(self, outcome: Outcome) -> None:
         """Note that an attempt has ended; if it was paused, the time of the others is over too."""

@@ -6,7 +6,7 @@ It owns no process, no device and no model. Runners carry its assignments to wor
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial, wraps
 from threading import Event
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -22,7 +22,7 @@ from hpo.search.outcomes import Endings, Faults
 from hpo.search.proposals import Proposals, Proposer, SlowProposal, TrialRequest
 from hpo.search.pruners import trial_milestones
 from hpo.search.pruning import Pruning
-from hpo.search.steering import refuse_led
+from hpo.search.steering import StopRequests, refuse_led
 from hpo.search.warm_start import EarlierStudy, take_over
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import retried_while_away
@@ -39,15 +39,6 @@ LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
 Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Forecasts], Proposer]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRequests:
-    """Stops requested by a user while the search runs."""
-
-    stop: bool
-    trials: frozenset[int]
-    """Trials to be pruned."""
 
 
 def verb(
@@ -112,9 +103,10 @@ class Coordinator:
         """The workers, the failures on each, and which are quarantined."""
         self.forecasts = Forecasts(config, space)
         """Forecasts of the time that trials take."""
-        self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
+        self.endings = Endings(store, self.faults, config.compute.devices_of_trial)
+        """Endings of attempts, and the waiting trials that were pruned."""
         self._proposals = proposes(store, space, config, self.forecasts)
-        self._pruning = Pruning(store, config, self._endings.prune_waiting)
+        self._pruning = Pruning(store, config, self.endings.prune_waiting, self._would_resume)
         self._reserve, self.overtime = 0.0, Overtime()
         self._stop, self._last_event = stop, last_event
         self.limits = limits
@@ -164,7 +156,7 @@ class Coordinator:
     def finish(self, outcome: Outcome) -> None:
         """Record the end of an attempt and tell Optuna; repeated outcomes and those of older attempts are ignored."""
         if self._store.attempts.is_open(outcome.trial, outcome.attempt):
-            self._endings.end(outcome)
+            self.endings.end(outcome)
             self.forecasts.ended(outcome)
             if outcome.ending is Ending.PAUSED:
                 self._pruning.prune_outranked()
@@ -202,7 +194,7 @@ class Coordinator:
         else:
             refuse_other_weights(self._store.name, stored.versions, versions)
             self._store.set_space(self._record.space)
-            self._endings.requeue_running()
+            self.endings.requeue_running()
             self._keep_deadline()
         notes = take_over(self._store, self._space, self._config, self._earlier, metric)
         self.forecasts.learn(self._store.attempts.reached(), self._store.attempts.micro_batch_sizes())
@@ -274,6 +266,7 @@ class Coordinator:
             completed=statistics.states[TrialState.COMPLETE],
             pruned=statistics.states[TrialState.PRUNED],
             failed=statistics.states[TrialState.FAIL],
+            paused=sum("seed" in trial.user_attrs for trial in self._store.trials.get_all(TrialState.WAITING)),
             best=next(iter(statistics.best(1)), None),
         )
 
@@ -281,9 +274,9 @@ class Coordinator:
         """Count each trial's share of its worker's device with that many slots; called once, after measuring them."""
         before = self._config.compute.devices_of_trial
         self._config = self._config.with_slots(slots)
-        self._endings.devices = self._config.compute.devices_of_trial
+        self.endings.devices = self._config.compute.devices_of_trial
         if self.limits.device_seconds is not None:
-            more = before / self._endings.devices
+            more = before / self.endings.devices
             self.limits = replace(self.limits, device_seconds=more * self.limits.device_seconds)
 
     @verb
@@ -355,16 +348,22 @@ class Coordinator:
         trials = frozenset(event.trial for event in asked.values() if event.trial is not None)
         waiting = {trial.number for trial in self._store.trials.get_all(TrialState.WAITING)} if trials else set()
         for number in trials & waiting:
-            self._endings.prune_waiting(number, "Stopped as asked for.")
+            self.endings.prune_waiting(number, "Stopped as asked for.")
         stops = StopRequests(stop=any(event.trial is None for event in asked.values()), trials=trials - waiting)
         return stops, max(asked, default=last_event)
 
-    def _seconds_left(self, now: float) -> float:
+    def _would_resume(self, trial: int) -> bool:
+        return self._proposals.would_resume(trial, self._seconds_left(self._clock(), pausing=trial))
+
+    def _seconds_left(self, now: float, pausing: int | None = None) -> float:
+        """Return the seconds that another trial may take, if the trial `pausing` is paused now."""
         spent = committed = 0.0
         if self.limits.device_seconds is not None:
             spent = self._spent()
             running = self._store.trials.get_all(TrialState.RUNNING)
-            committed = sum(self.forecasts.seconds_of_attempt(trial.number) for trial in running)
+            committed = sum(
+                self.forecasts.seconds_of_attempt(one.number, ends_now=one.number == pausing) for one in running
+            )
         return seconds_left(self.limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _spent(self) -> float:
@@ -390,9 +389,9 @@ class Coordinator:
         return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
     def _judge(self, report: Report) -> Action:
+        self.forecasts.reported(report)
         action = self._pruning.judge(report)
         self._store.attempts.add_evaluation(report, action)
-        self.forecasts.reported(report)
         return action
 
     def _longest_outage(self) -> float:

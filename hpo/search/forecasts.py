@@ -280,10 +280,14 @@ class Forecasts:
         """Return true if a trial is forecast to end within that many seconds."""
         return math.isinf(seconds) or self.seconds_left(number, hyperparameters) <= seconds
 
-    def seconds_of_attempt(self, number: int) -> float:
+    def seconds_of_attempt(self, number: int, *, ends_now: bool = False) -> float:
         """Return the forecast total seconds of a trial's running attempt: those so far and those remaining.
 
         0 if nothing is known. The store counts an attempt's seconds once it is over.
+
+        Args:
+            number: of the trial.
+            ends_now: True if the attempt has no seconds remaining.
         """
         if (trial := self._trials.get(number)) is None:
             return 0.0
@@ -291,7 +295,7 @@ class Forecasts:
             trial.left = self.seconds_left(number, trial.hyperparameters)
         taken = trial.seconds - trial.seconds_before
         # An attempt that restarted counts only its own seconds, at first fewer than those of earlier attempts.
-        return (taken if taken >= 0 else trial.seconds) + trial.left
+        return (taken if taken >= 0 else trial.seconds) + (0.0 if ends_now else trial.left)
 
     def seconds_to_rungs(self, number: int) -> Mapping[int, float]:
         """Return rung -> seconds until a running trial reaches it; empty if unknown."""

@@ -10,7 +10,7 @@
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import takewhile
@@ -205,6 +205,8 @@ class Endings:
     """Devices of one trial."""
     _judged: dict[tuple[int, int], _Judgement] = field(default_factory=dict)
     """(trial, attempt) -> decision, made once even if the transaction is repeated."""
+    _pruned: dict[int, None] = field(default_factory=dict)
+    """Waiting trials that were pruned, each once even if the transaction is repeated."""
 
     def end(self, outcome: Outcome) -> None:
         """Record the end of an open attempt and tell Optuna."""
@@ -244,6 +246,12 @@ class Endings:
         self.store.trials.ask(trial)
         self.store.events.add(str(Ending.PRUNED), trial, attempt or None, reason=reason)
         self.store.study.tell(trial, state=TrialState.PRUNED)
+        self._pruned[trial] = None
+
+    def pop_pruned(self) -> Sequence[int]:
+        """Return the waiting trials that were pruned since the last call."""
+        pruned, self._pruned = tuple(self._pruned), {}
+        return pruned
 
     def _is_retried(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:
         """Return true if the trial is retried or resumed in a later attempt."""

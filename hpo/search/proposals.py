@@ -1,20 +1,13 @@
-"""Trial proposals: the next trial to train, waiting or new, that fits into the remaining time.
-
-A slow sampler proposes outside the store's transaction. Inside, it would hold the lease's row, or SQLite's file, while
-it computes: the lease would expire, and a PostgreSQL server ends an idle transaction.
-"""
+"""Trial proposals: the next trial to train, waiting or new, that fits into the remaining time."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import optuna
-from optuna import Study
-from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
@@ -25,7 +18,6 @@ from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
 from hpo.search.pruners import PromotionPruner, build_pruner, promotion_rungs
 from hpo.search.samplers import (
     SAMPLERS,
-    FixedTrials,
     PerTrialSampler,
     derived_seed,
     fixed_sampler,
@@ -33,17 +25,16 @@ from hpo.search.samplers import (
     seed_of,
     startup_trials,
 )
+from hpo.search.upcoming_trial import RandomDraws, proposed_parameters
 from hpo.space.domains import Value
 from hpo.space.fitting import fitted_portfolio
 from hpo.space.search_space import SearchSpace
-from hpo.store.optuna_adapter import quiet_optuna, row_of, storage_of
 from hpo.store.study_store import RUNGS_ATTRIBUTE, StudyStore
 from hpo.store.trial_cache import is_default
 from hpo.store.trials import AttemptRecord
 
 MAX_DEFERRED = 8
 """Most proposals deferred for lack of time; after that, one that fits is drawn at random."""
-MAX_DRAWS = 50
 REPEAT_DEFAULT_AFTER_TRIALS = 20
 USED_UP = "Every combination of the space was tried."
 TOO_LITTLE_TIME = "The time that is left is too short for another trial."
@@ -82,6 +73,9 @@ class Proposer(Protocol):
     def next(self, request: TrialRequest) -> AttemptRecord | SlowProposal | None:
         """Start an attempt at the first trial that fits; None if there is none."""
 
+    def would_resume(self, trial: int, seconds: float) -> bool:
+        """Return true if a running trial, were it paused now, would be the next to begin, with `seconds` left."""
+
     def with_weights(self) -> set[int]:
         """Return the finished trials whose weights are still needed."""
 
@@ -100,7 +94,7 @@ class Proposals:
     """Trials that did not fit into the remaining time."""
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Next trial -> parameters that a slow sampler has proposed for it."""
-    _draws: "_RandomDraws | None" = None
+    _draws: RandomDraws | None = None
     """Random configurations for the next trial."""
     _sampler: str = field(init=False)
     """Name of the proposer."""
@@ -120,7 +114,7 @@ class Proposals:
         if self._lacks_noise():
             self.store.study.enqueue_trial(self._default())
         waits = self.store.trials.get_all(TrialState.WAITING)
-        must_train = self._must_train(request)
+        must_train = self._must_train(request.seconds)
         paused = {trial.number for trial in waits if trial.intermediate_values}
         # Forget deferred trials that were pruned, and those of a transaction that was rolled back.
         numbers = {trial.number for trial in waits}
@@ -143,6 +137,18 @@ class Proposals:
             self.ended_because = TOO_LITTLE_TIME
         return None
 
+    def would_resume(self, trial: int, seconds: float) -> bool:
+        """Return true if a running trial, were it paused now, would be the next to begin; nothing is written."""
+        if self._lacks_noise() or self._may_propose(seconds):
+            return False
+        waits = [*self.store.trials.get_all(TrialState.WAITING), self.store.trials.get(trial)]
+        forced = self._must_train(seconds, besides=trial)
+        for one in (*self._promoted(waits), *self._promoted_last(waits, seconds)):
+            known = self._hyperparameters(one)
+            if known is None or (forced and one.intermediate_values) or self.forecasts.fits(one.number, known, seconds):
+                return one.number == trial
+        return False
+
     def with_weights(self) -> set[int]:
         """Return the best trials so far, as many as have their weights kept."""
         return {number for _, number in self.store.trials.statistics().best(weights_kept(self.config))}
@@ -154,24 +160,21 @@ class Proposals:
 
         Each comes with the sampler to use, None for the study's own.
         """
-        held = {trial.number for trial in self._held_back()}
-        resumable = [trial for trial in waits if trial.number not in held]
-        # A trial that has started has its seed among its attributes.
-        resumable.sort(key=lambda trial: "seed" not in trial.user_attrs)
-        yield from self._resumed(resumable, request, must_train)
-        most = self.config.budget.most_trials
-        allowed = math.inf if most is None else most - self.store.trials.count()
+        yield from self._resumed(self._promoted(waits), request, must_train)
+        allowed = self._allowed()
         if self._has_stalled():
-            yield from self._resumed(self._promoted_last(request), request, must_train)
+            patience = self.config.budget.patience
+            self.ended_because = f"The last {patience} trials brought no improvement above the noise floor."
+            yield from self._resumed(self._promoted_last(waits, request.seconds), request, must_train)
             return
         while len(self._deferred) < MAX_DEFERRED and allowed > 0 and not self._has_tried_all():
             yield None, None
             allowed -= 1
         if self._has_tried_all():
             self.ended_because = None if self._deferred else USED_UP
-        elif allowed > 0 and (short := self._random_draw(self.store.trials.count(), request)):
+        elif allowed > 0 and (short := self._random_draw(self.store.trials.count(), request.seconds)):
             yield None, short
-        yield from self._resumed(self._promoted_last(request), request, must_train)
+        yield from self._resumed(self._promoted_last(waits, request.seconds), request, must_train)
 
     def _resumed(
         self, trials: Sequence[FrozenTrial], request: TrialRequest, must_train: bool
@@ -182,20 +185,47 @@ class Proposals:
             if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
                 yield number, None
 
-    def _held_back(self, at_least: int = 0) -> list[FrozenTrial]:
+    def _held_back(self, waits: Sequence[FrozenTrial], at_least: int = 0) -> list[FrozenTrial]:
         """Return the paused trials that are not promoted, the most promising first."""
         if not isinstance(self._pruner, PromotionPruner):
             return []
-        return self._pruner.held_back(self.store.trials.get_all(), at_least=at_least)
+        return self._pruner.held_back(waits, self.store.trials.get_all(), at_least=at_least)
 
-    def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
+    def _promoted(self, waits: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the waiting trials that begin or resume before any new one, started ones first."""
+        held = {trial.number for trial in self._held_back(waits)}
+        # A trial that has started has its seed among its attributes.
+        return sorted(
+            (trial for trial in waits if trial.number not in held), key=lambda trial: "seed" not in trial.user_attrs
+        )
+
+    def _promoted_last(self, waits: Sequence[FrozenTrial], seconds: float) -> list[FrozenTrial]:
         """Return the paused trials to resume if no new trial starts.
 
         With a deadline all; without one the default, and at each rung one more of the best than are confirmed.
         """
         best = 1 + self.config.confirmation.finalists
-        held = self._held_back(best) if math.isinf(request.seconds) else []
-        return [trial for trial in self._held_back() if trial not in held or is_default(trial)]
+        held = self._held_back(waits, best) if math.isinf(seconds) else []
+        return [trial for trial in self._held_back(waits) if trial not in held or is_default(trial)]
+
+    def _allowed(self) -> float:
+        """Return the number of trials that the budget has left."""
+        most = self.config.budget.most_trials
+        return math.inf if most is None else most - self.store.trials.count()
+
+    def _may_propose(self, seconds: float) -> bool:
+        """Return true if a new trial may begin within that many seconds."""
+        if self._allowed() <= 0 or self._has_stalled() or self._has_tried_all():
+            return False
+        return len(self._deferred) < MAX_DEFERRED or bool(self._random_draw(self.store.trials.count(), seconds))
+
+    def _hyperparameters(self, waiting: FrozenTrial) -> Hyperparameters | None:
+        """Return what a waiting trial trains; None if the sampler has to propose a part of it."""
+        try:
+            values = self.space.suggest(FixedTrial(waiting.params or waiting.system_attrs.get("fixed_params", {})))
+        except ValueError:
+            return None
+        return self.space.hyperparameters(values)
 
     def _slow_proposal(self) -> SlowProposal | None:
         """Return the request to run a slow sampler first; None if it has run, or if the sampler is fast."""
@@ -209,7 +239,7 @@ class Proposals:
 
         return SlowProposal(propose=propose)
 
-    def _random_draw(self, number: int, request: TrialRequest) -> BaseSampler | None:
+    def _random_draw(self, number: int, seconds: float) -> BaseSampler | None:
         """Return a sampler that proposes the first of `MAX_DRAWS` random configurations that fits; None if none fits.
 
         Draws that do not fit are not stored, so that no later run has to train them. They are kept while `number` is
@@ -218,9 +248,9 @@ class Proposals:
         if self._sampler in ENUMERATIONS:
             return None
         if self._draws is None or self._draws.number != number:
-            self._draws = _RandomDraws(number, derived_seed(self.config.seed, "short", number), self.space)
+            self._draws = RandomDraws(number, derived_seed(self.config.seed, "short", number), self.space)
         for parameters, hyperparameters in self._draws:
-            if self.forecasts.fits(number, hyperparameters, request.seconds):
+            if self.forecasts.fits(number, hyperparameters, seconds):
                 return fixed_sampler(parameters)
         return None
 
@@ -234,15 +264,19 @@ class Proposals:
             rungs=promotion_rungs(self.config, self.space, hyperparameters),
         )  # fmt: skip
 
-    def _must_train(self, request: TrialRequest) -> bool:
+    def _must_train(self, seconds: float, besides: int | None = None) -> bool:
         """Return true if a trial starts whatever its forecast: none has completed, none runs, and there is time left.
 
         A forecast may be far off on a busy machine, and a trial that does not end in time is paused and resumed. If
         some are paused, one of them is resumed rather than a new one begun.
+
+        Args:
+            seconds: that are left.
+            besides: a running trial that does not count.
         """
         trials = self.store.trials
-        nothing = not trials.statistics().states[TrialState.COMPLETE] and not trials.get_all(TrialState.RUNNING)
-        return nothing and request.seconds > 0
+        runs = any(trial.number != besides for trial in trials.get_all(TrialState.RUNNING))
+        return not runs and not trials.statistics().states[TrialState.COMPLETE] and seconds > 0
 
     def _defer(self, number: int, hyperparameters: Hyperparameters) -> None:
         """Defer a trial until forecasts are lower or to the next run; it keeps its parameters."""
@@ -288,10 +322,7 @@ class Proposals:
         if patience is None:
             return False
         statistics = self.store.trials.statistics()
-        stalled = has_stalled(statistics.bests, noise_floor(statistics.default_values), patience)
-        if stalled:
-            self.ended_because = f"The last {patience} trials brought no improvement above the noise floor."
-        return stalled
+        return has_stalled(statistics.bests, noise_floor(statistics.default_values), patience)
 
     def _proposer(self, number: int) -> str:
         """Return the name of what proposed a trial that is about to start."""
@@ -332,60 +363,6 @@ def begin_attempt(
         trial, attributes if proposed_by is None else {**attributes, "proposed_by": proposed_by}
     )
     return record
-
-
-def proposed_parameters(study: Study, trials: Sequence[FrozenTrial], number: int, space: SearchSpace) -> dict[str, Any]:
-    """Return the parameters that the sampler of `study` proposes for a future trial, by sampled names.
-
-    Args:
-        study: neither read nor written here.
-        trials: its trials.
-        number: number of the future trial, which seeds the sampler.
-        space: the study's.
-    """
-    storage = _UpcomingTrial(storage_of(study), trials, number)
-    asked = optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler, pruner=NopPruner())
-    trial = Trial(asked, row_of(storage.trial))
-    space.suggest(trial)
-    return trial.params
-
-
-class _UpcomingTrial(FixedTrials):
-    """A study's storage with its known trials and one future trial; nothing is written to it."""
-
-    def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial], number: int) -> None:
-        super().__init__(backend, trials)
-        self.trial = create_trial(state=TrialState.RUNNING)
-        self.trial.number = number
-
-    def get_trial(self, _trial_id: int) -> FrozenTrial:
-        return self.trial
-
-    def set_trial_param(self, *_param: Any) -> None:
-        """Do nothing: the caller that suggests a parameter keeps it."""
-
-    def set_trial_system_attr(self, *_attribute: Any) -> None:
-        """Do nothing: the parameters that GP records are given to the trial afterwards."""
-
-
-class _RandomDraws:
-    """Random configurations for one trial to come, in an order that its seed fixes; each is drawn once."""
-
-    def __init__(self, number: int, seed: int, space: SearchSpace) -> None:
-        self.number = number
-        self._space = space
-        self._drawn: list[tuple[dict[str, Any], Hyperparameters]] = []
-        with quiet_optuna():
-            self._study = optuna.create_study(sampler=RandomSampler(seed=seed))
-
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Hyperparameters]]:
-        """Yield `MAX_DRAWS` configurations: parameters by their sampled names, and what is trained."""
-        for place in range(MAX_DRAWS):
-            if place == len(self._drawn):
-                trial = self._study.ask()
-                values = self._space.suggest(trial)
-                self._drawn.append((trial.params, self._space.hyperparameters(values)))
-            yield self._drawn[place]
 
 
 def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]:

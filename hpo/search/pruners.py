@@ -10,7 +10,7 @@ from statistics import median
 from optuna import Study, pruners
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import DEFAULT_RUNG_ROWS, StudyConfig
@@ -252,15 +252,17 @@ class PromotionPruner(BasePruner):
         """Return true if a trial that is not promoted at its last rung is paused rather than pruned."""
         return self._places_below([trial], trials)[trial.number] <= PLACES_PAUSED
 
-    def held_back(self, trials: Sequence[FrozenTrial], *, places: int = 0, at_least: int = 0) -> list[FrozenTrial]:
-        """Return the paused ones among `trials` that are not promoted: the furthest first, then the best.
+    def held_back(
+        self, waiting: Sequence[FrozenTrial], trials: Sequence[FrozenTrial], *, places: int = 0, at_least: int = 0
+    ) -> list[FrozenTrial]:
+        """Return the paused ones among `waiting` that are not promoted: the furthest first, then the best.
 
         Args:
+            waiting: trials that are paused, or not begun.
             trials: all trials of the study.
             places: only those more than this many places below the last promoted one.
             at_least: least number of promoted trials at each rung.
         """
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         below = self._places_below(waiting, trials, at_least)
         held = (trial for trial in waiting if below[trial.number] > places)
         return sorted(held, key=lambda one: max(scores_at_rungs(one).items()), reverse=True)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from optuna.trial import TrialState
+
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Report
 from hpo.search.pruners import PLACES_PAUSED, PromotionPruner, build_pruner
@@ -19,6 +21,8 @@ class Pruning:
     config: StudyConfig
     prune_waiting: Callable[[int, str], None]
     """Prunes a waiting trial, with a reason."""
+    would_resume: Callable[[int], bool]
+    """Returns true if a trial, were it paused now, would be the next to begin."""
     _promotion: PromotionPruner | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,6 +41,10 @@ class Pruning:
         pauses = promotion is not None and promotion.pauses(trials.get(report.trial), trials.get_all())
         if self._is_audited(report.trial, begins=not pauses):
             return Action.CONTINUE
+        if pauses and self.would_resume(report.trial):
+            # As if it were paused and resumed.
+            self.prune_outranked()
+            return Action.CONTINUE
         return Action.PAUSE if pauses else Action.STOP
 
     def prune_outranked(self) -> None:
@@ -49,7 +57,8 @@ class Pruning:
 
     def _prune_held_back(self, reason: str, *, places: int = 0, at_least: int = 0) -> None:
         if self._promotion is not None:
-            for trial in self._promotion.held_back(self.store.trials.get_all(), places=places, at_least=at_least):
+            waiting, trials = self.store.trials.get_all(TrialState.WAITING), self.store.trials.get_all()
+            for trial in self._promotion.held_back(waiting, trials, places=places, at_least=at_least):
                 self.prune_waiting(trial.number, reason)
 
     def _is_audited(self, trial: int, *, begins: bool) -> bool:

@@ -5,6 +5,7 @@ trial waits in Optuna's rows.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.pruners import NopPruner
@@ -21,6 +22,15 @@ from hpo.store.studies import chosen_study, confirmation_of, study_names
 from hpo.store.study_store import StudyStore, refuse_other_semantics
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequests:
+    """Stops requested by a user while the search runs."""
+
+    stop: bool
+    trials: frozenset[int]
+    """Trials to be pruned."""
 
 
 def enqueue(

@@ -9,9 +9,9 @@ from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
 from hpo.messages import Assignment, Ending
-from hpo.search.coordinator import StopRequests
 from hpo.search.proposals import MAX_DEFERRED, TOO_LITTLE_TIME
 from hpo.search.samplers import SAMPLERS, Sampler
+from hpo.search.steering import StopRequests
 from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from tests.search.conftest import Clock, asked, probed

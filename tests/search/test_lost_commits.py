@@ -9,7 +9,8 @@ from sqlalchemy.engine import Connection
 
 from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
-from hpo.search.coordinator import Coordinator, StopRequests
+from hpo.search.coordinator import Coordinator
+from hpo.search.steering import StopRequests
 from hpo.store.database import Database
 from tests.search.scripted import CPU, SPACE, ended, led, plain_trials, rows, study_at, train, written
 

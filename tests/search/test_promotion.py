@@ -78,13 +78,14 @@ def test_failures_between_which_trials_were_paused_at_rungs_are_not_in_a_row(sql
 def test_what_was_begun_outlives_a_deadline_by_which_none_completed(sqlite_url: str, clock: Clock) -> None:
     """Neither is it pruned, nor is another trial begun that would not end in time either."""
     config = promotion_study(sqlite_url, budget={"trials": None, "time": "1m"})
-    for night, rung in enumerate((0, 1)):
+    # On the second night it is known that no other trial fits.
+    for night, (rung, action) in enumerate(((0, Action.PAUSE), (1, Action.CONTINUE))):
         with led(config, clock=clock) as coordinator:
             coordinator.expect(probed(3000.0), reserve=0.0)
             one = asked(coordinator, f"night {night}")
             assert (one.trial, one.attempt) == (0, 2 * night + 1)
             report = replace(report_at(one, one.milestones[rung], 0.5), seconds=300.0 * (rung + 1))
-            assert coordinator.observe(report).action is Action.PAUSE
+            assert coordinator.observe(report).action is action
             coordinator.finish(ended(one, Ending.PAUSED))
             again = asked(coordinator, f"again in night {night}")
             assert (again.trial, again.attempt) == (0, 2 * night + 2)
@@ -93,6 +94,44 @@ def test_what_was_begun_outlives_a_deadline_by_which_none_completed(sqlite_url: 
             coordinator.end("its time was over")
         assert plain_trials(sqlite_url)[0].state.name == "WAITING"
         clock.now += 60
+
+
+def test_the_only_trial_for_which_there_is_time_continues_and_is_warned_of_once(sqlite_url: str, clock: Clock) -> None:
+    """It waits at its first rung for the second trial, which turns out to be too long; then it continues."""
+    with led(promotion_study(sqlite_url, budget={"trials": 2, "time": "1m"}), clock=clock) as coordinator:
+        coordinator.expect(probed(3000.0), reserve=0.0)
+        first = asked(coordinator, "first")
+        assert coordinator.observe(report_at(first, first.milestones[0], 0.5)).action is Action.PAUSE
+        coordinator.finish(ended(first, Ending.PAUSED))
+        again = asked(coordinator, "again")
+        assert (again.trial, again.attempt) == (0, 2)
+        later = again.milestones[1:-1]
+        assert later
+        assert {coordinator.observe(report_at(again, one, 0.5)).action for one in later} == {Action.CONTINUE}
+        assert len(coordinator.overtime.pop_notes()) == 1
+
+
+def test_a_trial_is_paused_if_a_better_one_waits_for_the_worker(sqlite_url: str) -> None:
+    with led(promotion_study(sqlite_url, budget={"trials": 3})) as coordinator:
+        first = asked(coordinator, "first")
+        assert coordinator.observe(report_at(first, first.milestones[0], 0.6)).action is Action.PAUSE
+        coordinator.finish(ended(first, Ending.PAUSED))
+        second, _third = asked(coordinator, "second"), asked(coordinator, "third")
+        assert coordinator.observe(report_at(second, second.milestones[0], 0.5)).action is Action.PAUSE
+        coordinator.finish(ended(second, Ending.PAUSED))
+        assert asked(coordinator, "then").trial == first.trial
+
+
+def test_trials_that_are_pruned_while_they_wait_are_told_once(sqlite_url: str) -> None:
+    with led(promotion_study(sqlite_url, budget={"trials": 14})) as coordinator:
+        endings = searched(coordinator, lambda one: one.trial / 100)
+        coordinator.prune_held_back()
+        told = coordinator.endings.pop_pruned()
+        assert len(told) == len(set(told)) > 0
+        assert coordinator.endings.pop_pruned() == ()
+        over = [trial for trial, ending in endings if ending is not Ending.PAUSED]
+        assert sorted([*told, *over]) == list(range(14))
+        assert coordinator.standing().paused == 0
 
 
 def test_an_audited_trial_is_trained_to_its_end(sqlite_url: str) -> None:

@@ -235,8 +235,13 @@ def test_only_a_few_places_below_the_promoted_ones_are_paused(sqlite_url: str) -
     assert {0, 1} <= {trial for trial, _, ending in ended if ending == "completed"}
 
 
-def test_where_no_other_trial_comes_the_best_that_waits_is_trained_to_its_end(sqlite_url: str) -> None:
-    assert promoted(sqlite_url, [0.5])[-1][::2] == (0, "completed")
+def test_a_trial_that_would_be_resumed_at_once_is_not_paused(sqlite_url: str) -> None:
+    """The first of two waits, since another may begin; then none may, and each is trained to its end."""
+    assert promoted(sqlite_url, [0.5, 0.6]) == [(0, 1, "paused"), (1, 1, "completed"), (0, 2, "completed")]
+
+
+def test_the_only_trial_is_trained_to_its_end(sqlite_url: str) -> None:
+    assert promoted(sqlite_url, [0.5]) == [(0, 1, "completed")]
 
 
 def test_as_many_as_are_to_be_confirmed_are_trained_to_their_end_beside_the_default(sqlite_url: str) -> None:

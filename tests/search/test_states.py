@@ -138,7 +138,7 @@ def test_the_winner_is_the_best_completed_trial_and_of_equals_the_earlier(sqlite
 
 def test_the_standing_tells_trials_that_are_over_by_how_they_ended(url: str) -> None:
     with led(study_at(url, budget={"trials": 8})) as coordinator:
-        assert coordinator.standing() == Standing(completed=2, pruned=3, failed=1, best=(0.8, 0))
+        assert coordinator.standing() == Standing(completed=2, pruned=3, failed=1, paused=2, best=(0.8, 0))
         assert coordinator.standing().finished == 6
 
 

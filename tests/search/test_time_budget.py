@@ -10,7 +10,8 @@ from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
 from hpo.messages import Action, Assignment, Ending, Progress
 from hpo.search.coordinator import Coordinator
-from hpo.search.proposals import MAX_DRAWS, TOO_LITTLE_TIME
+from hpo.search.proposals import TOO_LITTLE_TIME
+from hpo.search.upcoming_trial import MAX_DRAWS
 from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
 from tests.search.conftest import SECONDS_OF_LONGEST, START, Clock, asked, length, probed

@@ -67,6 +67,13 @@ class TrialCounts(SearchCallback):
         self.budget: int | None = None
         self._before = Standing(completed=0, pruned=0, failed=0, best=None)
         self._finished: dict[int, Ending] = {}
+        self._training: set[int] = set()
+        self._paused: set[int] = set()
+        """Trials that this run has paused."""
+        self._tried: set[int] = set()
+        """Trials of which this run has ended an attempt."""
+        self._resumed: set[int] = set()
+        """Trials that were paused before this run, and are no longer."""
         self._best: tuple[float, int] | None = None
         self._best_scores: Scores | None = None
         self._default: Scores | None = None
@@ -79,18 +86,33 @@ class TrialCounts(SearchCallback):
         self.study, self.metric, self.budget = study, metric, trials
         self.noun = "run" if is_confirmation(study) else "trial"
         self._before, self._best, self._best_scores, self._finished = standing, standing.best, None, {}
+        self._training, self._paused, self._tried, self._resumed = set(), set(), set(), set()
         self._default, self._others = None, {}
         if isinstance(standing, ScoredStanding):
             self._default, self._others = standing.default, dict(standing.others)
         self._started_at = time.monotonic()
 
     def assigned(self, assignment: Assignment) -> None:
-        """Remove a trial from the counts if it failed and is retried on another worker."""
-        self._finished.pop(assignment.trial, None)
+        """Count a trial as training; it may have been paused, or have failed on another worker."""
+        trial = assignment.trial
+        if assignment.attempt > 1 and trial not in self._tried:
+            self._resumed.add(trial)
+        self._finished.pop(trial, None)
+        self._paused.discard(trial)
+        self._training.add(trial)
+
+    def pruned_while_paused(self, trials: Sequence[int]) -> None:
+        """Count trials as pruned."""
+        self._resumed.update(set(trials) - self._tried)
+        self._paused.difference_update(trials)
+        self._finished.update(dict.fromkeys(trials, Ending.PRUNED))
 
     def ended(self, outcome: Outcome) -> None:
-        """Count a trial, unless it resumes later."""
+        """Count a trial, as paused if it resumes later."""
+        self._training.discard(outcome.trial)
+        self._tried.add(outcome.trial)
         if outcome.ending in RESUMED_LATER:
+            self._paused.add(outcome.trial)
             return
         self._finished[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED:
@@ -111,6 +133,7 @@ class TrialCounts(SearchCallback):
             completed=self._before.completed + completed,
             pruned=self._before.pruned + len(endings) - completed - failed,
             failed=self._before.failed + failed,
+            paused=max(0, self._before.paused - len(self._resumed)) + len(self._paused),
             best=self._best,
         )
 
@@ -121,17 +144,24 @@ class TrialCounts(SearchCallback):
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the end of the budget's trials at the present speed; None without a budget or a finished trial."""
-        if self.budget is None or not self._finished:
+        """Seconds until all trials of the budget have begun, at the present speed, many of them paused or pruned early.
+
+        None without a budget or a finished trial.
+        """
+        if self.budget is None or not self._finished.keys() & self._tried:
             return None
-        return self.seconds / len(self._finished) * max(0, self.budget - self.standing.finished)
+        now = self.standing
+        return self.seconds / len(self._tried) * max(0, self.budget - now.finished - now.paused)
 
     def counts(self) -> str:
-        """Return the numbers of finished, pruned and failed trials in words."""
+        """Return the numbers of trials that have begun, and of those by state, in words."""
         now = self.standing
+        begun = now.finished + now.paused + len(self._training)
         # Enqueued trials do not count towards the budget.
-        of = "" if self.budget is None else f" of {max(self.budget, now.finished)}"
-        return f"{now.finished}{of} done, {now.pruned} pruned" + (f", {now.failed} failed" if now.failed else "")
+        of = "" if self.budget is None else f" of {max(self.budget, begun)}"
+        states = {"completed": now.completed, "pruned": now.pruned, "failed": now.failed, "paused": now.paused}
+        parts = [f"{number} {state}" for state, number in states.items() if number]
+        return f"{begun}{of} begun{': ' if parts else ''}{', '.join(parts)}"
 
     def best(self) -> str:
         """Return the best score so far in words, with its standard deviation over rows if this run found it."""
@@ -174,6 +204,12 @@ class _View(TrialCounts):
             f"lr {values.learning_rate:.3g}, {values.schedule}, batch {values.batch_size}, epochs {values.epochs}",
             style="dim",
         )
+
+    def pruned_while_paused(self, trials: Sequence[int]) -> None:
+        """Show that paused trials were pruned."""
+        super().pruned_while_paused(trials)
+        counted = f"{self.noun}s" if len(trials) > 1 else self.noun
+        self._show(f"{counted} {', '.join(map(str, trials))} pruned while paused", style="dim")
 
     def left_out(self, worker: str, reason: str) -> None:
         """Show that a worker gets no more trials, and the reason."""

@@ -103,6 +103,11 @@ class Notifier(TrialCounts):
         if not self._confirms:
             super().assigned(assignment)
 
+    def pruned_while_paused(self, trials: Sequence[int]) -> None:
+        """Count pruned trials of a search."""
+        if not self._confirms:
+            super().pruned_while_paused(trials)
+
     def judged(self, sentences: Sequence[str]) -> None:
         """Keep the verdict's first two sentences for the last notification."""
         self._verdict = tuple(sentences[:2])

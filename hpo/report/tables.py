@@ -20,7 +20,7 @@ LONGEST_LABEL = 200
 RESULT_COLUMNS = 5
 """Number of leading numeric columns of a leaderboard; then the proposer of a trial and its hyperparameters follow."""
 STATES: Mapping[str, str] = {
-    "COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "in training", "WAITING": "waiting",
+    "COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "in training", "WAITING": "paused",
 }  # fmt: skip
 FAILURES: Mapping[str, str] = {
     Ending.FAILED: "failed", Ending.DIED: "its process died", Ending.DIVERGED: "diverged",
@@ -49,10 +49,10 @@ def scored(score: float | None) -> str:
 
 
 def counts(results: StudyResults) -> str:
-    """Return the number of trials, in total and by state, in words."""
-    states = Counter(trial.state for trial in results.trials)
+    """Return the number of trials, in total and by state, in words, without those that were never begun."""
+    states = Counter(trial.state for trial in results.trials if trial.state != "WAITING" or trial.configuration)
     parts = [f"{states[state]} {name}" for state, name in STATES.items() if states[state] or state == "COMPLETE"]
-    return f"{counted(len(results.trials), 'trial')}: {', '.join(parts)}"
+    return f"{counted(states.total(), 'trial')}: {', '.join(parts)}"
 
 
 def unconfirmed(data: ReportData) -> tuple[str, ...]:

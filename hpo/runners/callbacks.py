@@ -27,6 +27,9 @@ class SearchCallback:
     def ended(self, outcome: Outcome) -> None:
         """An attempt has ended."""
 
+    def pruned_while_paused(self, trials: Sequence[int]) -> None:
+        """Trials that waited were pruned, because others outrank them, or because the search is over."""
+
     def left_out(self, worker: str, reason: str) -> None:
         """A worker gets no more trials; those that failed on it are retried elsewhere."""
 

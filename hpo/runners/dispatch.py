@@ -324,6 +324,8 @@ class Dispatch:
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
         self._callback.ended(outcome)
+        if pruned := self._coordinator.endings.pop_pruned():
+            self._callback.pruned_while_paused(pruned)
         self._look_again()
         if self._files is not None:
             self._remove_files(self._files, outcome.trial)

@@ -282,6 +282,8 @@ class _SearchRun(SearchParts):
         if self.searches:
             self._note_time_needed(before)
             self.coordinator.prune_held_back()
+            if pruned := self.coordinator.endings.pop_pruned():
+                self.callback.pruned_while_paused(pruned)
 
     def _note_time_needed(self, before: float) -> None:
         """Note the time that a search needs, if trials are paused and none completed; `before` as in `_search`."""

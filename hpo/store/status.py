@@ -23,6 +23,11 @@ _WAITING = (
     .order_by(TrialModel.number)
 )
 _COUNTS = sa.select(TrialModel.state, sa.func.count()).where(TrialModel.study_id == STUDY).group_by(TrialModel.state)
+_PAUSED = (
+    sa.select(sa.func.count())
+    .where(TrialModel.study_id == STUDY, UNFINISHED, TrialModel.state == TrialState.WAITING)
+    .where(sa.exists().where(attempts.c.study_id == STUDY, attempts.c.trial == TrialModel.number))
+)
 _BEST = (
     sa.select(TrialValueModel.value, TrialModel.number)
     .join(TrialModel, TrialModel.trial_id == TrialValueModel.trial_id)
@@ -123,6 +128,7 @@ def _standing(rows: StudyRows) -> Standing:
         completed=counts.get(TrialState.COMPLETE, 0),
         pruned=counts.get(TrialState.PRUNED, 0),
         failed=counts.get(TrialState.FAIL, 0),
+        paused=rows.execute(_PAUSED).scalar_one(),
         best=None if best is None else (best.value, best.number),
     )
 

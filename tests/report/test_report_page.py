@@ -14,6 +14,7 @@ from hpo.report.drawing import LONGEST_TEXT
 from hpo.report.figures import FIGURES
 from hpo.report.page import page
 from hpo.report.report_data import ReportData
+from hpo.report.tables import counts
 from tests.browser import asked_for, browser, needs_browser, on_a_phone, preferring, said
 from tests.report.studies import confirming, look_at_test, report_data, scores, several, trial, verdict
 
@@ -53,6 +54,12 @@ def full_study() -> ReportData:
     runs = (confirming(3, 0.9, *slices), confirming(3, 0.92, *slices, seed=2))
     failed = [trial(12, 0.3, state="PRUNED"), trial(13, state="FAIL", reason="RuntimeError: no")]
     return report_data([*several(12), *failed], verdict=verdict(), confirmation=runs)
+
+
+def test_trials_that_were_never_begun_are_not_counted() -> None:
+    waits = trial(2, state="WAITING", configuration={}, validation=None, best_epoch=None)
+    results = report_data([trial(0, 0.5), trial(1, 0.4, state="WAITING"), waits]).results
+    assert counts(results) == "2 trials: 1 completed, 1 paused"
 
 
 def test_a_trial_that_another_program_put_into_the_study_is_listed() -> None:

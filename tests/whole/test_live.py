@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -63,9 +64,9 @@ def test_lines_count_from_how_the_study_stood() -> None:
     lines = stream.getvalue().splitlines()
     assert "10 trials in all, resumed after 5" in lines[0]
     assert "pruned" in lines[1]
-    assert "6 of 10 done, 4 pruned, best macro_f1 0.9000 (trial 1)" in lines[2]
+    assert "6 of 10 begun: 2 completed, 4 pruned, best macro_f1 0.9000 (trial 1)" in lines[2]
     assert "no longer a number" in lines[3]
-    assert "7 of 10 done, 5 pruned" in lines[3]
+    assert "7 of 10 begun: 2 completed, 5 pruned" in lines[3]
     assert "best macro_f1 0.9000 (trial 1)" in lines[4]
     assert "best macro_f1 0.9500 (trial 8)" in lines[5]
 
@@ -117,13 +118,13 @@ def test_a_trial_that_goes_on_is_not_over() -> None:
     log.ended(outcome(7, Ending.FAILED, reason="The device is lost."))
     assert log.standing.failed == 1
     log.assigned(assignment(7, attempt=2))
-    assert log.standing == BEFORE
+    assert log.standing == replace(BEFORE, paused=2)
     assert log.seconds_left is None
     log.ended(outcome(7, Ending.COMPLETED, 0.7))
     assert (log.standing.completed, log.standing.failed) == (3, 0)
     lines = stream.getvalue().splitlines()
-    assert "Cut by a signal; it can resume; 5 of 10 done" in lines[1]
-    assert "Killed by signal 9; it resumes later; 5 of 10 done" in lines[2]
+    assert "Cut by a signal; it can resume; 6 of 10 begun: 2 completed, 3 pruned, 1 paused" in lines[1]
+    assert "Killed by signal 9; it resumes later; 7 of 10 begun" in lines[2]
     assert "1 failed" in lines[3]
 
 
@@ -134,7 +135,7 @@ def test_a_search_for_a_time_has_no_number_of_trials() -> None:
     log.ended(outcome(5, Ending.COMPLETED, 0.8))
     lines = stream.getvalue().splitlines()
     assert "as many trials as there is time for, resumed after 5" in lines[0]
-    assert "; 6 done, 3 pruned, best macro_f1 0.9000 (trial 1)" in lines[1]
+    assert "; 6 begun: 3 completed, 3 pruned, best macro_f1 0.9000 (trial 1)" in lines[1]
     assert "left" not in lines[1]
 
 
@@ -142,8 +143,43 @@ def test_what_was_enqueued_beyond_the_budget_is_counted() -> None:
     log = LineLog(StringIO())
     log.started("news", "macro_f1", 5, BEFORE)
     log.ended(outcome(5, Ending.COMPLETED, 0.8))
-    assert log.counts() == "6 of 6 done, 3 pruned"
+    assert log.counts() == "6 of 6 begun: 3 completed, 3 pruned"
     assert log.seconds_left == 0
+
+
+def test_trials_that_wait_at_a_rung_are_counted_and_shorten_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of thirty took a minute, of which one completed: the others take two minutes, not half an hour."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    stream = StringIO()
+    log = LineLog(stream)
+    log.started("news", "macro_f1", 30, Standing(completed=0, pruned=0, failed=0, best=None))
+    for trial in range(9):
+        log.assigned(assignment(trial))
+        log.ended(outcome(trial, Ending.PAUSED))
+    log.assigned(assignment(9))
+    assert log.counts() == "10 of 30 begun: 9 paused"
+    now = 60.0
+    log.ended(outcome(9, Ending.COMPLETED, 0.8))
+    assert stream.getvalue().endswith(
+        "10 of 30 begun: 1 completed, 9 paused, best macro_f1 0.8000 (trial 9), about 2 min 00 s left\n"
+    )
+    log.pruned_while_paused((3, 4))
+    assert log.counts() == "10 of 30 begun: 1 completed, 2 pruned, 7 paused"
+    assert stream.getvalue().endswith("trials 3, 4 pruned while paused\n")
+
+
+def test_trials_that_waited_before_a_study_was_resumed_are_counted_once() -> None:
+    log = LineLog(StringIO())
+    log.started("news", "macro_f1", 10, replace(BEFORE, paused=3))
+    assert log.counts() == "8 of 10 begun: 2 completed, 3 pruned, 3 paused"
+    log.assigned(assignment(5, attempt=2))
+    assert log.counts() == "8 of 10 begun: 2 completed, 3 pruned, 2 paused"
+    log.ended(outcome(5, Ending.PAUSED))
+    log.assigned(assignment(5, attempt=3))
+    log.ended(outcome(5, Ending.COMPLETED, 0.5))
+    log.pruned_while_paused((6,))
+    assert log.counts() == "8 of 10 begun: 3 completed, 4 pruned, 1 paused"
 
 
 def test_a_log_that_nobody_reads_any_more_does_not_end_the_search() -> None:
@@ -170,7 +206,7 @@ def test_the_live_view_shows_each_running_trial() -> None:
         view._live.refresh()
     shown = stream.getvalue()
     for part in (
-        "5 of 10 done, 3 pruned",
+        "9 of 10 begun: 2 completed, 3 pruned,",
         "best macro_f1 0.9000 (trial 1)",
         "0.8123",
         "1.00e-04",
@@ -178,7 +214,7 @@ def test_the_live_view_shows_each_running_trial() -> None:
         "to begin: 7, 8",
     ):
         assert part in shown
-    last = shown[shown.rindex("5 of 10 done") :]
+    last = shown[shown.rindex("9 of 10 begun") :]
     assert last.index("trial 5") < last.index("trial 6") < last.index("to begin")
 
 

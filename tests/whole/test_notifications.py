@@ -70,7 +70,7 @@ def test_the_end_and_the_first_failure_and_a_lost_device_are_told() -> None:
     assert [sentence for sentence in inbox.sentences if sentence not in bests] == [
         "hpo, study news: trial 0 failed, the first to do so: The device is lost.",
         "hpo, study news: cuda:1 gets no more trials: Three trials failed on it.",
-        "hpo, study news: finished. 3 of 10 done, 0 pruned, 2 failed, best macro_f1 0.8000 (trial 2).",
+        "hpo, study news: finished. 3 of 10 begun: 1 completed, 2 failed, best macro_f1 0.8000 (trial 2).",
     ]
 
 
@@ -83,7 +83,7 @@ def test_an_interruption_and_an_error_are_told_as_such() -> None:
         with pytest.raises(type(error)):
             ended_by(error, inbox)
     assert inbox.sentences == [
-        "hpo, study news: interrupted; the same command resumes it. 0 done, 0 pruned, none completed yet.",
+        "hpo, study news: interrupted; the same command resumes it. 0 begun, none completed yet.",
         "hpo, study news: the search ended with an error: The store was away for an hour.",
         "hpo, study news: the search ended with an error: ZeroDivisionError",
     ]

@@ -135,17 +135,26 @@ def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _widened(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stored space with the ranges of `now` widened since, as Optuna allows for real numbers."""
-    return {name: now[name] if _is_widened(name, spec, now.get(name)) else spec for name, spec in stored.items()}
+    """Return the stored space with the ranges of `now` widened since, as Optuna allows for real numbers.
+
+    Defaults stay as stored: where that of a wider range is its new middle, it is the only difference.
+    """
+    return {
+        name: {**spec, "min": now[name]["min"], "max": now[name]["max"]}
+        if _is_widened(name, spec, now.get(name))
+        else spec
+        for name, spec in stored.items()
+    }
 
 
 def _is_widened(name: str, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> bool:
     # Rungs are shares of the longest trial, which data_fraction decides with epochs and batch_size.
     if now is None or name == "data_fraction" or before.get("distribution") not in ("uniform", "log_uniform_values"):
         return False
-    same = {key: value for key, value in before.items() if key not in ("min", "max")}
+    free = ("min", "max", "default")
+    same = {key: value for key, value in before.items() if key not in free}
     return (
-        same == {key: value for key, value in now.items() if key not in ("min", "max")}
+        same == {key: value for key, value in now.items() if key not in free}
         and now["min"] <= before["min"]
         and before["max"] <= now["max"]
     )

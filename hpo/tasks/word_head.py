@@ -306,8 +306,17 @@ def _terminator(tokenizer: Any) -> Word:
 
 @torch.no_grad()
 def _refuse_joined(head: WordHead, network: Any) -> None:
-    """Raise a `ModelError` if the last word of the tree gets another score together with the others than alone."""
+    """Raise a `ModelError` if the last word of the tree gets another score together with the others than alone.
+
+    Also if the prompt is too long to score anything behind it.
+    """
     prompt = head.prompt.ids[: len(head.prompt.ids) - len(head.tree.tokens)]
+    longest = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if longest and len(head.prompt.ids) > longest:
+        raise ModelError(
+            f"The prompt and the words of {len(head.words)} labels have {len(head.prompt.ids)} tokens, but the model "
+            f"reads at most {longest}; give a shorter task.prompt, such as one without {{labels}}."
+        )
     label, word = max(enumerate(head.spelled), key=lambda one: (len(one[1]), one[1]))
     row = torch.tensor([head.prompt.ids], device=network.device)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}

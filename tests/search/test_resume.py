@@ -184,6 +184,15 @@ def test_a_study_goes_on_over_a_wider_range_of_a_real_number(database_url: str, 
         led(study_at(database_url)).__enter__()
 
 
+def test_of_a_wider_range_its_new_default_alone_is_told(sqlite_url: str) -> None:
+    with led(study_at(sqlite_url)):
+        pass
+    wider = SPACE | {"learning_rate": {**WIDER["learning_rate"], "default": 1e-3}}
+    told = r"What differs: space\.learning_rate\.default: 3e-05 before, 0.001 now"
+    with pytest.raises(StudyMismatchError, match=told):
+        led(study_at(sqlite_url, space=wider)).__enter__()
+
+
 @pytest.mark.parametrize(
     "space",
     [

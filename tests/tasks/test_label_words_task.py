@@ -324,6 +324,13 @@ def test_a_text_that_is_joined_with_the_prompt_is_refused() -> None:
     assert "joins the text with what is beside it in task.prompt; put a space before {text} there" in said
 
 
+def test_a_prompt_that_is_longer_than_the_model_reads_is_told_as_that() -> None:
+    network = decoder("gpt2")
+    longest = network.config.max_position_embeddings
+    said = refused(WORDS["several tokens"], byte_tokenizer(), network, f"{'a ' * longest}{CUE}")
+    assert f"tokens, but the model reads at most {longest}; give a shorter task.prompt" in said
+
+
 def test_a_model_without_positions_has_words_of_one_token() -> None:
     network, tokenizer = decoder("bloom"), byte_tokenizer()
     said = refused(WORDS["several tokens"], tokenizer, network)

@@ -1,8 +1,8 @@
 """Forecast accuracy: forecast divided by measured seconds of trials, up to the rung where they ended.
 
 MiniLM on the demonstration's headlines, and on 600 short ones; on a quiet machine, and with a load on all cores from
-the middle trial on. Trials during which the load changed, or that were cut, are listed apart. Each trial is a line of
-`OUTPUT/TEXTS-LOAD.jsonl`: what is there already is not run again.
+the middle trial on. The pruner pauses no trial, so that each ends once. Trials during which the load changed, or that
+were cut, are listed apart. Each trial is a line of `OUTPUT/TEXTS-LOAD.jsonl`: what is there already is not run again.
 
 Run: python benchmarks/forecast.py [--texts demo short] [--load none middle] [--trials 20] [--output FOLDER]
 """
@@ -209,7 +209,7 @@ def study(file: Path, trials: int, values: Mapping[str, Any]) -> StudyConfig:
     own = {
         "study": file.stem, "model.name": str(demo_model_folder()), "budget.trials": trials,
         "confirmation.finalists": 0, "confirmation.audit": 0.0, "store.url": f"sqlite:///{file.with_suffix('.db')}",
-        "compute.runner": "processes", "compute.workers": 1,
+        "compute.runner": "processes", "compute.workers": 1, "search.pruner": "asynchronous_median",
     }  # fmt: skip
     sections: dict[str, Any] = {}
     for path, value in (dict(values) | own).items():

@@ -241,7 +241,7 @@ def test_a_real_limit_of_memory_gives_the_run_that_had_room(tmp_path: Path, monk
     )
     context = multiprocessing.get_context("spawn")
     found = []
-    for megabytes in (None, 80):
+    for megabytes in (None, 100):
         answers = context.Queue()
         process = context.Process(target=train_within, args=(model, texts, megabytes, answers))
         process.start()

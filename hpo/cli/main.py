@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import typer
 
 from hpo.cli import check, dashboard, doctor, export, report, results, search, simulate, spaces, status, steering, train
+from hpo.cli.command_help import Commands
 from hpo.cli.output import StandardStreams
 from hpo.cli.predict import predict
-from hpo.cli.verbs import Verbs
 from hpo.errors import HpoError
 from hpo.openmp import spin_briefly
 
-app = Verbs(
+app = Commands(
     name="hpo",
     help="Hyperparameter search for fine-tuning language models.",
     epilog="Start with `hpo demo`. "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo.cli import options
-from hpo.cli.verbs import Verbs
+from hpo.cli.command_help import Commands
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -39,7 +39,7 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Simulated searches in parallel; default: one per core.")
 ]
 
-curves_app = Verbs(help="Export the learning curves of a study, for hpo simulate.", no_args_is_help=True)
+curves_app = Commands(help="Export the learning curves of a study, for hpo simulate.", no_args_is_help=True)
 
 
 @curves_app.callback()

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from hpo.cli.verbs import Verbs
+from hpo.cli.command_help import Commands
 
-app = Verbs(help="List shipped search spaces, check a space, or plot its schedules.", no_args_is_help=True)
+app = Commands(help="List shipped search spaces, check a space, or plot its schedules.", no_args_is_help=True)
 Space = Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")]
 
 

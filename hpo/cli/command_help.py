@@ -1,4 +1,4 @@
-"""Verbs with a help that names the form of a value where there is one: no type beside flags and named arguments."""
+"""Command help: no type beside flags, which take no value, and arguments, which name their form."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -9,27 +9,27 @@ from typer.core import TyperCommand, TyperGroup
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Verbs(typer.Typer):
-    """A group of verbs; each is a `Verb`."""
+class Commands(typer.Typer):
+    """A group of commands; each is a `Command`."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(cls=Group, **settings)
+        super().__init__(cls=CommandGroup, **settings)
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
-        """Return the decorator that adds a verb, as that of the base class."""
-        return super().command(name, cls=Verb, **settings)
+        """Return the decorator that adds a command, as that of the base class."""
+        return super().command(name, cls=Command, **settings)
 
 
-class Verb(TyperCommand):
-    """A verb."""
+class Command(TyperCommand):
+    """A command."""
 
     def get_params(self, ctx: Any) -> Any:
         """Return the parameters."""
         return _without_types(super().get_params(ctx))
 
 
-class Group(TyperGroup):
-    """A group of verbs, such as `hpo space`, or `hpo` itself."""
+class CommandGroup(TyperGroup):
+    """A group of commands, such as `hpo space`, or `hpo` itself."""
 
     def get_params(self, ctx: Any) -> Any:
         """Return the parameters."""

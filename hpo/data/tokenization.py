@@ -68,6 +68,11 @@ class Tokens:
         positions: NDArray[np.int64] = np.arange(sizes.sum()) + np.repeat(begins - (np.cumsum(sizes) - sizes), sizes)
         return positions
 
+    def used(self) -> NDArray[np.int32]:
+        """Return the token ids that occur in the rows, in rising order, each once."""
+        found: NDArray[np.int32] = np.unique(self.ids[self.positions(np.arange(self.rows))])
+        return found
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name: `Tokens(**arrays)` is equal to this object."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}

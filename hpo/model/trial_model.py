@@ -13,6 +13,7 @@ from hpo.data.batching import Batch, concatenate
 from hpo.errors import ModelError
 from hpo.messages import Precision
 from hpo.model.backbone import Backbone, compute_in_fp32
+from hpo.model.embedding_rows import EmbeddingRows, trained_rows
 from hpo.model.frozen_layers import FrozenLayers, given_by
 from hpo.model.lora import AdaptedRows, LoraLinear, adapted, empty_weight, lora_layers
 from hpo.model.methods import METHODS, select_parameters, to_training_mode, trained_modules
@@ -33,6 +34,7 @@ class TrialModel:
         random: RandomState | None = None,
         precision: Precision = "fp32",
         shares: bool = False,
+        tokens: Tensor | None = None,
     ) -> None:
         """Set up the model for the start of every training under these values, in training mode.
 
@@ -44,6 +46,7 @@ class TrialModel:
             random: random state of dropout masks; None for new generators.
             precision: of the forward pass.
             shares: True if other trials train over the backbone too.
+            tokens: all token ids that it is given, in rising order, each once; None to train the embeddings of all.
 
         Raises:
             ModelError, ConfigurationError: the model does not support the hyperparameters, or cannot be shared by such
@@ -76,6 +79,12 @@ class TrialModel:
             adapters = lora_layers(backbone.network, hyperparameters, backbone.fresh, seed)
             self.modules |= adapters
             self.parameters |= _parameters_of(adapters)
+        self._embeddings: dict[str, EmbeddingRows] = {}
+        """Path -> embedding of which only some rows are trained."""
+        if tokens is not None and not self._method.shares:
+            self._embeddings = trained_rows(backbone.network, tokens)
+            self.modules |= self._embeddings
+            self.parameters |= _parameters_of(self._embeddings)
         self.frozen: FrozenLayers | None = None
         """Frozen bottom layers, whose cached output is used; None if all are computed."""
         self.mount()
@@ -99,9 +108,24 @@ class TrialModel:
             )
         self.parameters = {name: own[name] for name in self.parameters}
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return name -> trained weight, with the rows of embeddings that are not trained; the rest is not copied."""
+        weights = {name: weight.detach() for name, weight in self.parameters.items()}
+        for path, rows in self._embeddings.items():
+            whole = self.backbone.own(path).get_parameter("weight")
+            weights[f"{path}.weight"] = whole.index_copy(0, rows.tokens, rows.weight).detach()
+        return weights
+
+    def pretrained(self) -> dict[str, Tensor]:
+        """Return name -> pretrained value of the trained weights that have one, on the device; read only."""
+        weights = self.backbone.pretrained(self.parameters)
+        for path, rows in self._embeddings.items():
+            weights[f"{path}.weight"] = weights[f"{path}.weight"][rows.tokens]
+        return weights
+
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Load trained weights, the `parameters` of a trial with these values; no reference to them is kept.
+        """Load trained weights, the `parameters` of a trial like this one; no reference to them is kept.
 
         Raises:
             ModelError: they are of another model.

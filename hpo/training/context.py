@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
@@ -35,6 +37,7 @@ from hpo.tasks.protocol import Fits, Scales, Task
 from hpo.training.evaluation import Check, predictions
 from hpo.training.gradients import Gradients
 from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.optimizers import OPTIMIZERS
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class TrainingContext:
         """Most tokens of a row in the cached splits."""
         self._cut: dict[int, TokenizedSplits] = {}
         self._words: NDArray[np.int32] | None = None
+        self._used: dict[int, Tensor] = {}
         self._held_out_rows: dict[int, HeldOutRows] = {}
         self._states = StateCache(shared, model.fingerprint, model.device)
         self.keeps_states = True
@@ -160,10 +164,21 @@ class TrainingContext:
             raise ConfigurationError(unused_sentence(task, idle))
         model = TrialModel(
             self.model, self.task_of(fold), hyperparameters, seed=seed, random=random, precision=self.precision,
-            shares=self.slots > 1,
+            shares=self.slots > 1, tokens=self._tokens_used(hyperparameters),
         )  # fmt: skip
         model.frozen = self._frozen_layers(model)
         return OptimizerStep(model, total_steps)
+
+    def _tokens_used(self, hyperparameters: Hyperparameters) -> Tensor | None:
+        """Return the tokens of all texts; None if a weight's update depends on more than its own gradient."""
+        if not OPTIMIZERS[hyperparameters.optimizer].is_elementwise:
+            return None
+        if hyperparameters.max_length not in self._used:
+            used = np.array([self.model.pad_id, *self.model.tokenizer.all_special_ids])
+            for split in self.tokenized(hyperparameters.max_length).values():
+                used = np.union1d(used, split.tokens.used())
+            self._used = {hyperparameters.max_length: torch.from_numpy(used)}
+        return self._used[hyperparameters.max_length]
 
     def _frozen_layers(self, model: TrialModel) -> FrozenLayers | None:
         """Return the cached layers below the trained ones; None if each pass must compute them."""

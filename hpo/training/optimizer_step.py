@@ -139,7 +139,7 @@ class OptimizerStep:
         needs_pretrained = hyperparameters.regularize_towards == "pretrained" and (
             hyperparameters.l1_strength or hyperparameters.l2_strength
         )
-        reference = backbone.pretrained(self.parameters) if needs_pretrained else {}
+        reference = model.pretrained() if needs_pretrained else {}
         shift = partial(self._kind.shift, self._optimizer)
         self._regularizer = Regularizer(self.parameters, hyperparameters, reference, factors, shift)
         self._plateau = Plateau(hyperparameters) if hyperparameters.schedule == "reduce_on_plateau" else None

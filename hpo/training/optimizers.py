@@ -193,6 +193,8 @@ class Optimizer:
     """Adds a multiple of directions to weights of an optimizer, between its steps."""
     evaluating: Callable[[Any], AbstractContextManager[None]] = nullcontext
     """Context in which an optimizer's weights are those that are scored and saved."""
+    is_elementwise: bool = True
+    """True if a weight of an embedding without gradients stays as it is, and has no effect on others."""
 
 
 # `fused=True` below: a step is one pass over all weights, also on a CPU, where torch's default loops over many small
@@ -302,6 +304,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "second moment by rows and columns, little memory; steps relative to the weights",
         "Shazeer and Stern 2018",
         adafactor,
+        is_elementwise=False,
     ),
     "rmsprop": Optimizer("steps scaled by recent squared gradients", "Tieleman and Hinton 2012", rmsprop),
     "lion": Optimizer("the sign of the momentum; rates 3 to 10 times below Adam's", "Chen et al. 2023", lion),

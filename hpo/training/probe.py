@@ -196,7 +196,7 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
         peak_memory_bytes=peak_memory_bytes(context.device) + (CONTEXT_BYTES if context.device.type == "cuda" else 0),
         room_bytes=room_bytes(context.device),
         checkpoint_bytes=training.state_bytes,
-        weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
+        weights_bytes=sum(weight.nbytes for weight in training.model.weights().values()),
         first_loss=first_loss,
         metric_error=metric_error,
     )

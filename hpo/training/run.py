@@ -309,7 +309,7 @@ class Run:
         to_beat = self.assignment.score_to_beat
         if to_beat is None or report.validation.objective > to_beat:
             with training.evaluating():
-                self._weights.keep(report, training.parameters, self._fitted)
+                self._weights.keep(report, training.model.weights(), self._fitted)
         else:
             self._weights.remove()
 

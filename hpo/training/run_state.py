@@ -25,6 +25,9 @@ from hpo.tasks.held_out import mean_held_out
 from hpo.training.context import TokenizedSplits, TrainingContext
 from hpo.training.milestones import milestones_of, steps_per_epoch
 
+CHECKPOINT_FORMAT = 2
+"""Raised if a checkpoint has other content: 2 has only those rows of embeddings that are trained."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoldRun:
@@ -193,6 +196,7 @@ def identity_of(assignment: Assignment, context: TrainingContext) -> str:
         context.device.type,
         version("llm-hpo"),
         SEMANTICS,
+        CHECKPOINT_FORMAT,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from hpo.model.methods import transformer_layers
 from hpo.training.worker import Worker
 
 When = Callable[[torch.Tensor], bool]
@@ -20,31 +21,31 @@ def in_forward(worker: Worker, when: When, exhaust: Exhaust) -> Iterator[None]:
         if when(inputs[0]):
             exhaust()
 
-    hook = embeddings_of(worker).register_forward_pre_hook(before)
-    try:
+    with before_the_layers(worker, before):
         yield
-    finally:
-        hook.remove()
 
 
 @contextmanager
 def in_backward(worker: Worker, when: When, exhaust: Exhaust) -> Iterator[None]:
     """Let `exhaust` raise in the backward pass of such rows, when all but the embeddings have their gradients."""
 
-    def after(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        if output.requires_grad and when(output):
-            output.register_hook(lambda _gradient: exhaust())
+    def before(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].requires_grad and when(inputs[0]):
+            inputs[0].register_hook(lambda _gradient: exhaust())
 
-    hook = embeddings_of(worker).register_forward_hook(after)
+    with before_the_layers(worker, before):
+        yield
+
+
+@contextmanager
+def before_the_layers(worker: Worker, hook: Callable[[nn.Module, tuple[torch.Tensor, ...]], None]) -> Iterator[None]:
+    """Call `hook` with the hidden states that the first layer is given, in each pass."""
+    _, layers = transformer_layers(worker._context.model.network)
+    handle = layers[0].register_forward_pre_hook(hook)
     try:
         yield
     finally:
-        hook.remove()
-
-
-def embeddings_of(worker: Worker) -> nn.Module:
-    found: nn.Module = worker._context.model.network.get_input_embeddings()
-    return found
+        handle.remove()
 
 
 def in_training(most_rows: int) -> When:

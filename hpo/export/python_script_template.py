@@ -36,6 +36,7 @@ from hpo.errors import ConfigurationError, DataError, HpoError
 from hpo.export.prediction import CONFIG_KEY, trained_model
 from hpo.messages import Milestone
 from hpo.model.backbone import LinearInFp32, set_padding
+from hpo.model.last_layer import first_token_forward
 from hpo.model.methods import METHODS, LayerStack, head_parameters, select_parameters, to_training_mode
 from hpo.model.randomness import Dropouts, dropout_seed
 from hpo.tasks.protocol import Fits
@@ -105,6 +106,9 @@ class TrialModel:
         self._begin_anew(config.seed, h.head_scale)
         dropouts = Dropouts(self.network)
         LayerStack(self.network).keep(h.kept_layers)
+        if not METHODS[h.method].shares:
+            for layer, forward in first_token_forward(self.network).items():
+                layer.forward = forward
         dropouts.put(h.dropout, h.attention_dropout)
         self.network.to(device)
         self.hyperparameters, self.backbone, self.device = h, self, device
@@ -155,9 +159,9 @@ class TrialModel:
             raise Diverged("The training diverged: the model's answers are no longer numbers.")
         return logits[np.argsort(order)]
 
-    def pretrained(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the pretrained values of those of these parameters that have one, before training changes them."""
-        return {name: self.parameters[name].detach().clone() for name in names if name not in self.fresh}
+    def pretrained(self) -> dict[str, Tensor]:
+        """Return name -> pretrained value of the parameters that have one, before training changes them."""
+        return {name: weight.detach().clone() for name, weight in self.parameters.items() if name not in self.fresh}
 
     def mount(self) -> None:
         """Do nothing, because only this model uses the network."""

@@ -15,6 +15,7 @@ from hpo.errors import ModelError
 from hpo.files.shared import SharedFiles, content_digest
 from hpo.messages import Precision
 from hpo.model.gradient_checkpointing import GradientCheckpointing
+from hpo.model.last_layer import Forward, first_token_forward, forwards
 from hpo.model.methods import LayerStack, transformer_layers
 from hpo.model.randomness import Dropouts
 from hpo.tasks.protocol import ClassifierHead, Head
@@ -81,6 +82,7 @@ class Backbone:
         self._displaced: dict[str, nn.Module] = {}
         self._mounted: Mapping[str, nn.Module] = {}
         self._given: Given = all_computed
+        self._last_layer: Mapping[nn.Module, Forward] = first_token_forward(network)
         self.evaluation_tokens: int | None = None
         """Tokens of a batch in evaluation, lowered if memory ran out."""
         self.tokenizer = tokenizer
@@ -127,6 +129,10 @@ class Backbone:
             self._pretrained = _kept(pretrained, self._shared)
         return self._pretrained
 
+    def compute_first_token(self, on: bool) -> None:
+        """Compute the last of the kept layers for the first token alone, if the head reads no other, or for all."""
+        self._last_layer = first_token_forward(self.network) if on else {}
+
     def mount(self, modules: Mapping[str, nn.Module], given: Given = all_computed) -> None:
         """Mount modules at their paths in the network, and restore the network's own at all other paths.
 
@@ -155,7 +161,8 @@ class Backbone:
 
     def answer(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the same as `logits`, with all layers computed."""
-        with autocast(self.device, precision):
+        last = {layer: self.checkpointing.of(forward) for layer, forward in self._last_layer.items()}
+        with autocast(self.device, precision), forwards(last):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 
     def features(self, batch: Batch, precision: Precision) -> Tensor:

@@ -27,6 +27,7 @@ from hpo.files.shared import RowFile, SharedFiles
 from hpo.memory import is_out_of_memory
 from hpo.messages import Precision
 from hpo.model.backbone import Backbone, Given, all_computed
+from hpo.model.last_layer import Forward, forwards
 from hpo.model.randomness import RandomState
 
 BLOCK_TOKENS = {"cpu": 512, "cuda": 16384}
@@ -36,8 +37,6 @@ MOST_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """Largest distance between a network's outputs with and without the cache, divided by the norm of the latter."""
 ROWS_TO_JUDGE = 64
 """Numbers of rows read and of rows computed, from which the faster way is chosen."""
-
-Forward = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +244,7 @@ class FrozenLayers:
 
         output: Any = None
         try:
-            with _forwards([top], partial(end, top.forward)):
+            with forwards({top: partial(end, top.forward)}):
                 self._answer(batch)
         except _Reached as reached:
             output = reached.output
@@ -260,24 +259,9 @@ class FrozenLayers:
     def _giving(self, states: Tensor) -> AbstractContextManager[None]:
         """Make each layer return these states, whatever its inputs."""
         output = states if self._behind is None else (states, *self._behind)
-        return _forwards(self._layers, lambda *_inputs, **_named: output)
+        return forwards(dict.fromkeys(self._layers, lambda *_inputs, **_named: output))
 
 
 def given_by(frozen: FrozenLayers | None) -> Given:
     """Return the provider of cached states for a trial with these frozen layers."""
     return frozen.given if frozen else all_computed
-
-
-@contextmanager
-def _forwards(modules: Sequence[nn.Module], forward: Forward) -> Iterator[None]:
-    """Replace `forward` of modules, which may itself be an instance's replacement of its class's."""
-    own = [module.__dict__.get("forward") for module in modules]
-    for module in modules:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, before in zip(modules, own, strict=True):
-            del module.forward
-            if before is not None:
-                module.forward = before

@@ -32,9 +32,13 @@ class GradientCheckpointing:
         """Switch it on or off for later passes."""
         if on is self._is_on:
             return
-        for layer, forward in zip(self._layers, self._forwards, strict=True):
-            layer.forward = partial(self._checkpointed, forward) if on else forward
         self._is_on = on
+        for layer, forward in zip(self._layers, self._forwards, strict=True):
+            layer.forward = self.of(forward)
+
+    def of(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the `forward` of a layer, with its activations recomputed if this is on."""
+        return partial(self._checkpointed, forward) if self._is_on else forward
 
     def _checkpointed(self, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():

@@ -22,7 +22,7 @@ from hpo.export.model_folder import train_into
 from hpo.export.python_script import FIELDS, content_of_script, inlined, script
 from hpo.export.retraining import compute_of
 from hpo.training import gradients
-from tests.models import write_texts
+from tests.models import assert_trained_alike, write_texts
 from tests.scripts import of_texts, with_label_sets, written
 
 
@@ -83,9 +83,7 @@ def trains_the_same(chosen: Exported, folder: Path, capsys: pytest.CaptureFixtur
     ]
     assert json.loads(out.splitlines()[-1])["folder"] == str(folder / "theirs")
     ours, theirs = (load_file(folder / name / "model.safetensors") for name in ("ours", "theirs"))
-    assert ours.keys() == theirs.keys()
-    for weight in ours:
-        torch.testing.assert_close(theirs[weight], ours[weight], rtol=rtol, atol=1e-5)
+    assert_trained_alike(theirs, ours, Path(chosen.model.name), rtol=rtol)
     of_ours, of_theirs = (json.loads((folder / name / "config.json").read_text())["hpo"] for name in ("ours", "theirs"))
     thresholds = [told["learned"].pop("thresholds", []) for told in (of_ours, of_theirs)]
     assert of_theirs == of_ours

@@ -25,10 +25,11 @@ from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to_do, to_training_arguments
+from hpo.model.trial_model import TrialModel
 from hpo.training.optimizer_step import is_regularized
 from hpo.training.optimizers import OPTIMIZERS as OURS
 from hpo.training.schedules import factor
-from tests.models import row_of
+from tests.models import assert_trained_alike, row_of
 from tests.scripts import with_label_sets
 
 STEPS = 40
@@ -216,7 +217,7 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     said: list[str] = []
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
     begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context
-    begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
+    TrialModel(begun.model, begun.task, chosen.hyperparameters, seed=chosen.seed)
 
     def f1(prediction: Any) -> dict[str, float]:
         positive = begun.task.label_names.index(begun.task.metric.positive)
@@ -226,8 +227,7 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     trainer = trained_by_trainer(chosen, begun, compute_metrics=f1)
     assert scores_of(trainer) == [sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")]
     ours = load_file(tmp_path / "ours" / "model.safetensors")
-    for name, weight in trainer.model.state_dict().items():
-        torch.testing.assert_close(weight, ours[name], rtol=1e-3, atol=1e-5)
+    assert_trained_alike(trainer.model.state_dict(), ours, Path(model.name), rtol=1e-3)
 
 
 def test_trainer_trains_several_labels_a_text_as_hpo_does(exported: Exported, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_trainer_trains_several_labels_a_text_as_hpo_does(exported: Exported, tm
     begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context
     assert begun.splits.confirmation is not None
     assert begun.model.network.config.problem_type == "multi_label_classification"
-    begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
+    TrialModel(begun.model, begun.task, chosen.hyperparameters, seed=chosen.seed)
 
     def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         of_labels = nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels, reduction="none")
@@ -257,8 +257,7 @@ def test_trainer_trains_several_labels_a_text_as_hpo_does(exported: Exported, tm
     trainer = trained_by_trainer(chosen, begun, compute_loss_func=loss, compute_metrics=micro_f1)
     assert scores_of(trainer) == [sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")]
     ours = load_file(tmp_path / "ours" / "model.safetensors")
-    for name, weight in trainer.model.state_dict().items():
-        torch.testing.assert_close(weight, ours[name], rtol=1e-3, atol=1e-4)
+    assert_trained_alike(trainer.model.state_dict(), ours, Path(model.name), rtol=1e-3, atol=1e-4)
 
 
 def test_what_several_labels_a_text_ask_for_is_said(exported: Exported, tmp_path: Path) -> None:

@@ -36,7 +36,17 @@ from hpo.tasks.regression import Regression
 from hpo.training.worker import open_worker
 from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo
-from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, tiny_study, trained
+from tests.models import (
+    BOTH,
+    MONEY,
+    SPORT,
+    assert_trained_alike,
+    said_by_card,
+    save_tiny_bert,
+    tiny_assignment,
+    tiny_study,
+    trained,
+)
 from tests.scripts import written
 
 SPACE = {
@@ -201,8 +211,7 @@ def test_the_script_trains_the_model_that_hpo_trains(
     best = max(float(one.rpartition(" ")[2]) for one in said if one.startswith("epoch "))
     assert score == pytest.approx(best, abs=1e-4)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
-    for weight in ours:
-        torch.testing.assert_close(theirs[weight], ours[weight], rtol=1e-3, atol=1e-4)
+    assert_trained_alike(theirs, ours, Path(chosen.model.name), rtol=1e-3, atol=1e-4)
     facts = [json.loads((tmp_path / name / "config.json").read_text())["hpo"] for name in ("ours", "theirs")]
     assert facts[0] == facts[1]
 

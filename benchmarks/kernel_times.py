@@ -2,27 +2,41 @@
 
 The pieces: AdamW fused, over lists of weights, and weight by weight; attention by torch's fused function and written
 out; memory of the C library that is kept for the next step, or in large pages; `torch.compile`, with the seconds until
-its first step is over. MiniLM, in fp32, batches of 1,024 tokens.
+its first step is over, also with CUDA graphs; several processes that each fine-tune all weights at once on one device.
+MiniLM, in fp32, batches of 1,024 tokens, if not asked otherwise.
 
-Run: python benchmarks/kernel_times.py [--pieces optimizer attention allocator compile] [--pairs 5] [--threads 1]
+Run: python benchmarks/kernel_times.py [--pieces optimizer attention allocator compile graphs side_by_side] [--pairs 5]
+     [--threads 1] [--device cpu] [--precision fp32] [--model FOLDER] [--tokens 1024]
 """
 
 import argparse
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from limits import batch_of, elapsed, loaded
+from limits import step_of as training_step_of
 from transformers import AutoModelForSequenceClassification
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.demo import demo_model_folder
+from hpo.model.pretrained import quietly
 
-TOKENS = 1024
 LENGTHS = (16, 64, 256)
+LENGTH = 64
+"""Tokens of a row, where lengths are not compared."""
+RUNS = {"cpu": 1, "cuda": 10}
+"""Steps that are timed together: a GPU works through a queue."""
+WARM_STEPS = 3
+PROCESSES = (1, 2, 4)
+RATE_SECONDS = 1.0
+"""Time over which processes side by side count their steps."""
 ALLOCATORS: Mapping[str, Mapping[str, str]] = {
     "as it is": {},
     "freed memory kept": {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**30)},
@@ -33,25 +47,46 @@ Run = Callable[[], object]
 
 def main() -> None:
     """Print a line for each alternative."""
+    options = parsed()
+    torch.set_num_threads(options.threads)
+    if options.device == "cuda":
+        # As hpo does.
+        torch.set_float32_matmul_precision("high")
+    with quietly():
+        if options.serve:
+            SERVED[options.serve](options)
+            return
+        for piece in options.pieces:
+            for line in PIECES[piece](options):
+                print(line, flush=True)
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of these words, or of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pieces", nargs="+", choices=PIECES, default=list(PIECES))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.serve:
-        step = step_of(network("sdpa"), 64)
-        print(min(seconds(step) for _ in range(1 + options.pairs)))
-        return
-    for piece in options.pieces:
-        for line in PIECES[piece](options):
-            print(line, flush=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--model", type=Path, help="folder of a model, that of `hpo demo` if not given")
+    parser.add_argument("--tokens", type=int, default=1024, help="of a batch")
+    parser.add_argument("--serve", choices=SERVED, help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    options.model = options.model or demo_model_folder()
+    return options
+
+
+def command_of(piece: str, options: argparse.Namespace) -> list[str]:
+    """Return the command of a process that a piece measures."""
+    names = ("pairs", "threads", "device", "precision", "model", "tokens")
+    words = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
+    return [sys.executable, __file__, "--serve", piece, *words]
 
 
 def optimizer(options: argparse.Namespace) -> Iterator[str]:
     """Compare the forms of AdamW, on gradients that are there."""
-    model = network("sdpa")
+    model = network("sdpa", options)
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
     forms: dict[str, dict[str, Any]] = {
@@ -62,64 +97,128 @@ def optimizer(options: argparse.Namespace) -> Iterator[str]:
     steps: dict[str, Run] = {
         name: torch.optim.AdamW(model.parameters(), lr=1e-6, **form).step for name, form in forms.items()
     }
-    yield from compared("AdamW", steps, options.pairs)
+    yield from compared("AdamW", steps, options)
 
 
 def attention(options: argparse.Namespace) -> Iterator[str]:
     """Compare forward and backward passes."""
-    kinds = {kind: network(kind) for kind in ("sdpa", "eager")}
+    kinds = {kind: network(kind, options) for kind in ("sdpa", "eager")}
     for length in LENGTHS:
-        steps = {kind: step_of(model, length) for kind, model in kinds.items()}
-        yield from compared(f"attention, {length} tokens", steps, options.pairs)
+        steps = {kind: step_of(model, length, options) for kind, model in kinds.items()}
+        yield from compared(f"attention, {length} tokens", steps, options)
 
 
 def allocator(options: argparse.Namespace) -> Iterator[str]:
     """Compare processes that differ in their environment."""
-    command = [sys.executable, __file__, "--serve", "--pairs", str(options.pairs), "--threads", str(options.threads)]
-
-    def served(environment: Mapping[str, str]) -> float:
-        return float(subprocess.run(command, env={**os.environ, **environment}, stdout=-1, check=True).stdout)
-
+    if options.device == "cuda":
+        yield "allocator: only on a CPU"
+        return
+    command = command_of("allocator", options)
     found: dict[str, list[float]] = {name: [] for name in ALLOCATORS}
     for _ in range(2):
         for name, environment in ALLOCATORS.items():
-            found[name].append(served(environment))
+            ended = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True)
+            found[name].append(float(ended.stdout))
     yield from lines("allocator", {name: min(times) for name, times in found.items()})
 
 
-def compiled(options: argparse.Namespace) -> Iterator[str]:
+def serve_fastest(options: argparse.Namespace) -> None:
+    """Print the seconds of the fastest step."""
+    step = step_of(network("sdpa", options), LENGTH, options)
+    print(min(seconds(step, options) for _ in range(1 + options.pairs)))
+
+
+def compiled(options: argparse.Namespace, piece: str = "compile", mode: str | None = None) -> Iterator[str]:
     """Compare a compiled network, and say what its compilation took."""
-    model = network("sdpa")
-    steps = {"as it is": step_of(model, 64), "compiled": step_of(torch.compile(model), 64)}
-    yield f"compile: the first step took {seconds(steps['compiled']):.1f} s"
-    yield from compared("compile", steps, options.pairs)
+    model = network("sdpa", options)
+    kinds = {"as it is": model, "compiled": torch.compile(model, mode=mode)}
+    steps = {name: step_of(kind, LENGTH, options) for name, kind in kinds.items()}
+    taken = elapsed(steps["compiled"], torch.device(options.device), 1)
+    yield f"{piece}: the first step took {taken:.1f} s"
+    # The step after the first records a graph.
+    elapsed(steps["compiled"], torch.device(options.device), WARM_STEPS)
+    yield from compared(piece, steps, options)
 
 
-def network(kind: str) -> torch.nn.Module:
-    """Return MiniLM with a head, in training mode."""
+def graphs(options: argparse.Namespace) -> Iterator[str]:
+    """Compare a compiled network whose kernels are launched together."""
+    if options.device == "cpu":
+        yield "graphs: only on a GPU"
+        return
+    yield from compiled(options, "graphs", "reduce-overhead")
+
+
+def side_by_side(options: argparse.Namespace) -> Iterator[str]:
+    """Compare the steps a second of several processes together, which share the threads of a CPU evenly."""
+    counts = [count for count in PROCESSES if options.device == "cuda" or count <= options.threads]
+    rates: dict[int, list[float]] = {count: [] for count in counts}
+    with ExitStack() as running:
+        command = command_of("side_by_side", options)
+        started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(max(counts))]
+        processes = [running.enter_context(process) for process in started]
+        # In the round that does not count, the models are loaded.
+        for number in range(options.pairs + 1):
+            for count in counts:
+                rate = total_rate(processes[:count], max(1, options.threads // count))
+                rates[count] += [rate] if number else []
+    alone = median(rates[1])
+    for count, found in rates.items():
+        yield f"side by side: {count} at once{median(found):>10.1f} steps a second{median(found) / alone:>7.2f}"
+
+
+def total_rate(processes: Sequence[subprocess.Popen[bytes]], threads: int) -> float:
+    """Return the steps a second of some processes together, each on as many threads."""
+    for process in processes:
+        assert process.stdin
+        process.stdin.write(b"%d\n" % threads)
+        process.stdin.flush()
+    return sum(float(process.stdout.readline()) for process in processes if process.stdout)
+
+
+def serve_rates(options: argparse.Namespace) -> None:
+    """Print, for each line with a number of threads, the steps a second of a trial that trains all weights."""
+    device, rows = torch.device(options.device), options.tokens // LENGTH
+    model, task = loaded({"name": str(options.model)}, device)
+    values = Hyperparameters.model_validate({"batch_size": rows, "max_length": LENGTH})
+    step = training_step_of(model, task, values, batch_of(model, rows, LENGTH), options.precision)
+    elapsed(step, device, WARM_STEPS)
+    for line in sys.stdin:
+        torch.set_num_threads(int(line))
+        taken, spent = 0, 0.0
+        while spent < RATE_SECONDS:
+            spent += elapsed(step, device, RUNS[options.device])
+            taken += RUNS[options.device]
+        print(taken / spent, flush=True)
+
+
+def network(kind: str, options: argparse.Namespace) -> torch.nn.Module:
+    """Return the model with a head, in training mode."""
     model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
-        str(demo_model_folder()), attn_implementation=kind
-    ).train()
-    return model
+        str(options.model), attn_implementation=kind
+    )
+    return model.to(options.device).train()
 
 
-def step_of(model: Any, length: int) -> Run:
-    """Return a forward and a backward pass over rows of as many tokens."""
-    ids = torch.randint(1000, 20000, (TOKENS // length, length))
+def step_of(model: Any, length: int, options: argparse.Namespace) -> Run:
+    """Return a forward and a backward pass over rows of as many tokens; without padding, hpo passes no mask."""
+    known = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(known // 10, known // 2, (options.tokens // length, length), device=options.device)
 
     def step() -> None:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum().backward()
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
+            outputs = model(input_ids=ids)
+        outputs.logits.sum().backward()
         model.zero_grad(set_to_none=True)
 
     return step
 
 
-def compared(piece: str, steps: Mapping[str, Run], pairs: int) -> Iterator[str]:
+def compared(piece: str, steps: Mapping[str, Run], options: argparse.Namespace) -> Iterator[str]:
     """Time all in turns, after one round that does not count."""
     found: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(pairs + 1):
+    for number in range(options.pairs + 1):
         for name, step in steps.items():
-            taken = seconds(step)
+            taken = seconds(step, options)
             found[name] += [taken] if number else []
     yield from lines(piece, {name: median(times) for name, times in found.items()})
 
@@ -131,11 +230,10 @@ def lines(piece: str, times: Mapping[str, float]) -> Iterator[str]:
         yield f"{piece}: {name:<18}{1e3 * taken:>9.1f} ms{taken / first:>7.2f}"
 
 
-def seconds(step: Run) -> float:
+def seconds(step: Run, options: argparse.Namespace) -> float:
     """Return the seconds of a step."""
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+    runs = RUNS[options.device]
+    return elapsed(step, torch.device(options.device), runs) / runs
 
 
 PIECES: Mapping[str, Callable[[argparse.Namespace], Iterator[str]]] = {
@@ -143,7 +241,14 @@ PIECES: Mapping[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "attention": attention,
     "allocator": allocator,
     "compile": compiled,
+    "graphs": graphs,
+    "side_by_side": side_by_side,
 }
+SERVED: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "allocator": serve_fastest,
+    "side_by_side": serve_rates,
+}
+"""Piece -> what its processes do."""
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ Run: python benchmarks/limits.py [--models minilm smollm2] [--lengths 16 64 256]
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -41,6 +41,10 @@ PRODUCTS: dict[Any, tuple[int, int]] = {
     aten.mm.default: (0, 1), aten.addmm.default: (1, 2), aten.bmm.default: (0, 1), aten.baddbmm.default: (1, 2),
 }  # fmt: skip
 """Operation -> which of its arguments are multiplied."""
+MODELS: dict[str, Callable[[], dict[str, str]]] = {
+    "minilm": lambda: {"name": str(demo_model_folder())},
+    "smollm2": demo_decoder,
+}
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "top_layers": {"method": "top_layers", "trained_layers": 2},
@@ -62,7 +66,7 @@ def main() -> None:
     device = torch.device(options.device)
     print("model   length rows method     GFLOP step ms GFLOP/s of products share; most of the rest")
     for name in options.models:
-        model, task = loaded(name, device)
+        model, task = loaded(MODELS[name](), device)
         for length in options.lengths:
             rows = max(1, options.tokens // length)
             batch = batch_of(model, rows, length)
@@ -75,7 +79,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=("minilm", "smollm2"), default=["minilm"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["minilm"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[16, 64, 256])
     parser.add_argument("--tokens", type=int, default=1024, help="of a batch")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -85,10 +89,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def loaded(name: str, device: torch.device) -> tuple[Backbone, Classification]:
+def loaded(config: Mapping[str, str], device: torch.device) -> tuple[Backbone, Classification]:
     """Return a pretrained model under a head of two labels."""
     task = Classification.of(TaskConfig(), ["one", "other"])
-    config = {"name": str(demo_model_folder())} if name == "minilm" else demo_decoder()
     return load_model(ModelConfig.model_validate(config), task, device), task
 
 

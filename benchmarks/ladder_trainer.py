@@ -50,13 +50,15 @@ class TrainerLoop:
     """Evaluations of an epoch, 1 or 2."""
     bf16: bool | None = None
     """True for bf16; None to measure whether it is faster, if done well."""
+    model: Path = field(default_factory=demo_model_folder)
+    device: str = "cpu"
     _tokenizer: Any = None
     _network: Any = None
     _rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def open(self) -> None:
         """Tokenize the texts and, if done well, load the model."""
-        self._tokenizer = AutoTokenizer.from_pretrained(demo_model_folder())
+        self._tokenizer = AutoTokenizer.from_pretrained(self.model)
         labels = sorted({label for _, label in ladder_data.read(self.paths["train"])})
         padding = {} if self.well else {"padding": "max_length"}
         for part, path in self.paths.items():
@@ -89,7 +91,7 @@ class TrainerLoop:
                 label_smoothing_factor=values["label_smoothing"],
                 seed=seed,
                 bf16=bool(self.bf16),
-                use_cpu=True,
+                use_cpu=self.device == "cpu",
                 eval_strategy="steps",
                 eval_steps=max(1, batches // self.evaluations),
                 save_strategy="no",
@@ -113,18 +115,21 @@ class TrainerLoop:
         return len({row["labels"] for row in self._rows["train"]})
 
     def _read(self, classes: int) -> Any:
-        return AutoModelForSequenceClassification.from_pretrained(demo_model_folder(), num_labels=classes)
+        return AutoModelForSequenceClassification.from_pretrained(self.model, num_labels=classes).to(self.device)
 
     def _seconds(self, *, bf16: bool) -> float:
         """Return the seconds of the fastest of a few steps over the first rows."""
         network = copy.deepcopy(self._network)
-        batch = self._tokenizer.pad([dict(row) for row in self._rows["train"][:16]], return_tensors="pt")
+        rows = [dict(row) for row in self._rows["train"][:16]]
+        batch = self._tokenizer.pad(rows, return_tensors="pt").to(self.device)
         taken = []
         for _ in range(STEPS_TIMED):
             began = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
                 loss = network(**batch).loss
             loss.backward()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
             taken.append(time.perf_counter() - began)
         return min(taken)
 

@@ -2,8 +2,9 @@
 
 The pieces: the machine; a step beside a bare loop, in fp32 and in bf16; which precision is measured to pay; a trial's
 seconds as a probe foretells them over those that it takes; its memory as hpo counts it and as nvidia-smi does; a
-checkpoint's seconds; LoRA trials of a decoder side by side; a step beside its matrix products alone.
-`benchmarks/on_gpu.sh` runs them all, within five minutes.
+checkpoint's seconds; LoRA trials of a decoder side by side; a step beside its matrix products alone; a trial beside
+one of transformers' Trainer; attention, compiled networks and processes side by side. `benchmarks/on_gpu.sh` runs them
+all, within five minutes.
 
 Run: python benchmarks/on_gpu.py PIECE [--output FILE] [--device cpu]
 """
@@ -17,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +34,8 @@ from hpo.config.hyperparameters import Hyperparameters  # noqa: E402
 from hpo.data.splits import load_splits  # noqa: E402
 from hpo.files.checkpoints import write_checkpoint  # noqa: E402
 from hpo.messages import Action, Assignment, Milestone, Outcome  # noqa: E402
+from hpo.model.pretrained import quietly  # noqa: E402
+from hpo.space.space_file import space_of  # noqa: E402
 from hpo.training.worker import Worker, open_worker, train  # noqa: E402
 from tests.models import WORDS, save_tiny_bert, save_tiny_llama, tiny_study, write_texts  # noqa: E402
 
@@ -38,9 +43,12 @@ Figures = dict[str, Any]
 SHAPES = {"small": (6, 384), "base": (12, 768)}
 """Name -> layers and width: of MiniLM, and of BERT base."""
 ROWS = 2000
+LADDER_ROWS = {"train": 640, "validation": 200, "unseen": 0}
 WARM_STEPS = 5
 SLOTS, SLOT_BATCHES = (1, 2, 4, 8), ((2, 32), (4, 128))
 """Numbers of slots, and (rows, tokens) of batches, of the piece `slots`."""
+TURNS = 2
+"""Pairs of trials of the piece `trainer`."""
 SIZES = {"batch_size": 16, "epochs": 2, "max_length": 128}
 CHOSEN = Hyperparameters.model_validate(SIZES)
 
@@ -54,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("This measures an NVIDIA GPU, and torch sees none; --device cpu tries the pieces without one.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quietly():
         figures = PIECES[options.piece](Path(folder), options.device)
     written = json.dumps({"piece": options.piece, "device": options.device, **figures}, indent=2)
     if options.output is None:
@@ -168,6 +176,52 @@ def limits(folder: Path, device: str) -> Figures:
     return {method: measured(step, torch.device(device)) for method, step in steps.items()}
 
 
+def trainer(folder: Path, device: str) -> Figures:
+    """Return the seconds of the default trial of `ladder.py` under hpo and under the Trainer done well, in turns."""
+    import ladder_data
+    import optuna
+    from ladder_bank import HALVING, SPACE, TRAINERS, own_trial, seconds_of
+    from ladder_trainer import TrainerLoop
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rows = iter(long_texts(folder / "texts.csv", sum(LADDER_ROWS.values())).read_text().splitlines()[1:])
+    for part, count in LADDER_ROWS.items():
+        records = [dict(zip(("text", "label"), row.split(","), strict=True)) for row in islice(rows, count)]
+        (folder / f"random-{part}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    # It finds these files, and writes none.
+    paths, saved = ladder_data.write("random", folder), bert(folder, "small")
+    loop = TrainerLoop(paths, bf16=device == "cuda", model=saved, device=device, **TRAINERS[HALVING])
+    loop.open()
+    values = space_of(dict(SPACE)).default_values()
+    loop.train({**values, "epochs": 1}, seed=0)
+    ours = own_trial("random", folder, model={"name": str(saved)}, compute=compute_of(device))
+    ways: Mapping[str, Callable[..., float]] = {"hpo": ours, "trainer": partial(loop.train, seed=0)}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(TURNS):
+        for way in sorted(ways, reverse=turn % 2 == 1):
+            seconds[way].append(seconds_of(ways[way], values))
+    ratios = [one / other for one, other in zip(seconds["hpo"], seconds["trainer"], strict=True)]
+    return {"seconds": seconds, "hpo_over_trainer": median(ratios)}
+
+
+def kernels(folder: Path, device: str) -> Figures:
+    """Return, for each piece of `kernel_times.py` that a GPU may change, the lines that it prints."""
+    from kernel_times import PIECES as KERNELS
+    from kernel_times import parsed
+
+    words = ["--pairs", "3", "--threads", "2", "--device", device, "--model", str(bert(folder, "small"))]
+    tokens = CHOSEN.batch_size * CHOSEN.max_length
+    options = parsed([*words, "--precision", "bf16" if device == "cuda" else "fp32", "--tokens", str(tokens)])
+    found: Figures = {}
+    for piece in ("attention", "side_by_side", "compile", "graphs"):
+        try:
+            found[piece] = list(KERNELS[piece](options))
+        except RuntimeError as error:
+            # Compilation needs a C compiler, which the other pieces do without.
+            found[piece] = str(error)
+    return found
+
+
 PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
     "machine": machine,
     "overhead_fp32": overhead("fp32"),
@@ -178,6 +232,8 @@ PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
     "checkpoint": checkpoint,
     "slots": slots,
     "limits": limits,
+    "trainer": trainer,
+    "kernels": kernels,
 }
 
 
@@ -218,15 +274,24 @@ def llama(folder: Path) -> Path:
 
 def opened(folder: Path, shape: str, device: str) -> Worker:
     """Open a worker over a random BERT of that shape and long texts, warm."""
-    texts = write_texts(folder / "texts.csv", ROWS)
-    lines = texts.read_text().splitlines()
-    longer = [f"{' '.join([line.rpartition(',')[0]] * 8)},{line.rpartition(',')[2]}" for line in lines[1:]]
-    texts.write_text("\n".join([lines[0], *longer]))
-    settings = {"device": device, "precision": "auto" if device == "cuda" else "fp32"}
-    config = tiny_study(bert(folder, shape), texts, compute=settings)
+    texts = long_texts(folder / "texts.csv", ROWS)
+    config = tiny_study(bert(folder, shape), texts, compute=compute_of(device))
     worker = open_worker(config, load_splits(config.data, config.seed))
     worker.probe(CHOSEN, WARM_STEPS)
     return worker
+
+
+def long_texts(path: Path, rows: int) -> Path:
+    """Write a CSV of texts of 24 to 96 words, with one of two labels."""
+    header, *lines = write_texts(path, rows).read_text().splitlines()
+    longer = [f"{' '.join([line.rpartition(',')[0]] * 8)},{line.rpartition(',')[2]}" for line in lines]
+    path.write_text("\n".join([header, *longer]))
+    return path
+
+
+def compute_of(device: str) -> dict[str, str]:
+    """Return the section `compute` of a study."""
+    return {"device": device, "precision": "auto" if device == "cuda" else "fp32"}
 
 
 def trial(worker: Worker) -> Outcome:

@@ -179,7 +179,7 @@ def ray_seconds(name: str, folder: Path, bf16: bool | None, values: Mapping[str,
         loop.train(values, seed=0, heard=heard)
 
     environment = {"env_vars": {"PYTHONPATH": f"{Path(__file__).parent}:{Path(hpo.__file__).parents[1]}"}}
-    ray.init(include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env=environment)
+    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, runtime_env=environment)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 2}), param_space={name: values[name] for name in SPACE},
         tune_config=tune.TuneConfig(num_samples=RAY_TRIALS),

@@ -33,11 +33,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from curve_peers import CLAIRVOYANT, PEERS, search
 from curve_responses import Responses, ResponseSource, read_responses
-from scipy.stats import t
+from intervals import interval
 
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
@@ -222,8 +222,7 @@ def ratio_to_best(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, fl
     best = [min(peers, key=lambda name: sum(logs[name][1 - half :: 2])) for half in (0, 1)]
     ours = logs[SHIPPED]
     apart = [one - logs[best[seed % 2]][seed] for seed, one in enumerate(ours)]
-    reach = float(t.ppf(0.975, len(apart) - 1)) * stdev(apart) / math.sqrt(len(apart))
-    low, mean, high = (math.exp(fmean(apart) + side * reach) for side in (-1, 0, 1))
+    low, mean, high = map(math.exp, interval(apart))
     return low, mean, high
 
 

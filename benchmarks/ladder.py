@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 from unittest.mock import patch
 
@@ -42,6 +42,7 @@ import optuna
 import transformers
 from curve_peers import Handed, Peer, RayRule, search
 from curve_responses import Responses, ResponseSource
+from intervals import interval
 from ladder_bank import (
     FIXED,
     HALVING,
@@ -59,7 +60,6 @@ from ladder_bank import (
 )
 from ladder_trainer import TrainerLoop
 from optuna.pruners import SuccessiveHalvingPruner
-from scipy.stats import t
 
 import hpo
 from hpo.messages import Action, Assignment, Decision
@@ -109,6 +109,7 @@ METHODS = {
         Method(name="hpo, no pruner", pace=OURS, overrides=("search.pruner=none",)),
         Method(name="hpo, asynchronous median", pace=OURS, overrides=("search.pruner=asynchronous_median",)),
         Method(name="hpo, random sampler", pace=OURS, overrides=("search.sampler=random",)),
+        Method(name="hpo, portfolio", pace=OURS, overrides=("search.portfolio=true",)),
     )
     if not one.is_flaml or find_spec("flaml")
 }
@@ -299,12 +300,6 @@ def described(folder: Path, data: str) -> int:
         f"({min(ratios):.2f} to {max(ratios):.2f})"
     )
     return (gain < 2 * responses.noise) + (median(ratios) > DEFAULT_GOAL)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean between the ends of its 95% interval."""
-    reach = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - reach, fmean(values), fmean(values) + reach
 
 
 def live(options: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ from hpo.data.splits import load_splits
 from hpo.messages import Ending
 from hpo.runners.replay.curves import Curve, export_curves, read_curves, to_lines
 from hpo.search.pruners import PromotionPruner, with_evaluation_defaults
-from hpo.space.space_file import space_of
+from hpo.space.space_file import load_space, space_of
 from hpo.store.database import open_database
 
 SPACE: Mapping[str, Any] = {
@@ -76,7 +76,7 @@ class Bank:
 
 
 def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: Any) -> StudyConfig:
-    """Return a study of a data set as hpo would run it, without a confirmation.
+    """Return a study of a data set as hpo would run it, without a confirmation and a portfolio.
 
     Args:
         name: the data set.
@@ -86,13 +86,25 @@ def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: An
     """
     paths = {part: str(path) for part, path in ladder_data.write(name, folder).items() if part != "unseen"}
     values: dict[str, Any] = {
-        "study": name, "space": dict(SPACE), "data": paths,
+"study": name, "space": {**SPACE, "portfolio": portfolio()}, "data": paths,
         "model": sections.get("model") or {"name": str(demo_model_folder())},
         "store": {"url": f"sqlite:///{folder / 'bank.db'}"}, "confirmation": {"finalists": 0, "audit": 0.0},
         "compute": {"device": "cpu"},
     }  # fmt: skip
-    config = load_config(values={**values, **sections}, overrides=overrides)
+    config = load_config(values={**values, **sections}, overrides=["search.portfolio=false", *overrides])
     return with_evaluation_defaults(config, space_of(dict(SPACE)), load_splits(config.data, config.seed))
+
+
+def portfolio() -> list[dict[str, Any]]:
+    """Return the published configurations of the space `encoder_small`, as far as `SPACE` has their values."""
+    largest = max(SPACE["batch_size"]["values"])
+    return [
+        {
+            "source": one.source, "batch_size": min(largest, one.values["batch_size"]),
+            **{name: one.values[name] for name in ("learning_rate", "warmup_ratio", "epochs")},
+        }
+        for one in load_space("encoder_small").portfolio
+    ]  # fmt: skip
 
 
 def record(name: str, folder: Path, trials: int) -> None:

@@ -1,19 +1,24 @@
-"""Rank correlation of scores, losses and their mean rank at the rungs with the score at the end of a trial.
+"""Rank correlation of what trials can be compared by at the rungs of promotion with the score at the end of a trial.
 
-The trials are those that `ladder.py record` trained to their ends, each evaluated on all of validation at the rungs of
-promotion. What correlates best is what trials should be compared by there.
+That is the score there, and the score extrapolated to the end of the trial: by a straight line over the logarithm of
+the share, through the last two rungs, and by a power law, a - b * share^-c, fitted to all rungs so far. In the bank of
+`ladder.py`, whose trials were evaluated on all of validation, it is also the loss, and the mean rank of score and loss.
+FILE is a table of learning curves as in `curves.py`; of its trials, those count that were trained to their ends.
 
-Run: python benchmarks/rung_metric.py FOLDER    # FOLDER is the bank of ladder.py
+Run: python benchmarks/rung_metric.py [FOLDER] [--curves FILE...]    # FOLDER is the bank of ladder.py
 """
 
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
+from curve_tables import read_table
+from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from hpo.store.database import Database, open_database
@@ -21,31 +26,51 @@ from hpo.store.results import read_results
 from hpo.store.studies import opened_study, study_names
 from hpo.store.tables import STUDY, evaluations
 
+Floats = NDArray[np.float64]
 SHARES = (62, 125, 250, 500)
 """Rungs of promotion, in per mille of a trial."""
 MOST_APART = 25
 """Largest distance of an evaluation from the share that it counts for: rungs lie between steps."""
+EXPONENTS = np.linspace(0.1, 2.0, 20)
+"""Values of c in the power law."""
 
 
 def main() -> None:
-    """Print a line for each data set and share, and the means over the data sets."""
+    """Print the correlations of each data set and table, and their means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    url = f"sqlite:///{parser.parse_args().folder / 'bank.db'}"
-    with closing(open_database(url, must_exist=True)) as database:
-        found = {name: correlations(database, name) for name in study_names(database)}
-    for name, by_share in found.items():
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--curves", nargs="*", type=Path, default=[], metavar="FILE")
+    options = parser.parse_args()
+    if options.folder:
+        with closing(open_database(f"sqlite:///{options.folder / 'bank.db'}", must_exist=True)) as database:
+            described({name: correlations(*recorded(database, name)) for name in study_names(database)})
+    if options.curves:
+        described({path.name.split(".")[0]: correlations(published(path)) for path in options.curves})
+
+
+def described(found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
+    """Print a line for each data set and share, and the means over the data sets."""
+    means = {
+        share: {kind: float(np.mean([one[share][kind] for one in found.values()])) for kind in kinds}
+        for share, kinds in next(iter(found.values())).items()
+    }
+    for name, by_share in {**found, "mean": means}.items():
         for share, values in by_share.items():
-            print(f"{name}, {share} per mille: score {values[0]:.2f}, loss {values[1]:.2f}, both {values[2]:.2f}")
-    for share in SHARES:
-        score, loss, both = np.mean([by_share[share] for by_share in found.values()], axis=0)
-        print(f"mean, {share} per mille: score {score:.2f}, loss {loss:.2f}, both {both:.2f}")
+            print(f"{name}, {share} per mille: " + ", ".join(f"{kind} {one:.2f}" for kind, one in values.items()))
 
 
-def correlations(database: Database, name: str) -> dict[int, tuple[float, ...]]:
-    """Return share -> Spearman's correlation of score, negated loss and their mean rank with the last score."""
-    longest = max(one.configuration["epochs"] for one in read_results(database, name).trials)
-    ends = {one.number: 1000 * one.configuration["epochs"] / longest for one in read_results(database, name).trials}
+def published(path: Path) -> Floats:
+    """Return the scores of a table's trials at `SHARES` and at their ends, shape (trials, shares + 1)."""
+    shares = [*(share / 1000 for share in SHARES), 1.0]
+    ended = [row for row in read_table(path).rows if row.shares[-1] >= 1 - 1e-9 and not row.diverged]
+    return np.array([np.interp(shares, row.shares, row.searched) for row in ended])
+
+
+def recorded(database: Database, name: str) -> tuple[Floats, Floats]:
+    """Return the scores and the negated losses of a bank's trials, like `published`; NaN where none is near a share."""
+    trials = read_results(database, name).trials
+    longest = max(one.configuration["epochs"] for one in trials)
+    ends = {one.number: 1000 * one.configuration["epochs"] / longest for one in trials}
     curves: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
     chosen = sa.select(*(evaluations.c[column] for column in ("trial", "rung", "score", "validation_scores"))).where(
         evaluations.c.study_id == STUDY
@@ -54,13 +79,61 @@ def correlations(database: Database, name: str) -> dict[int, tuple[float, ...]]:
         for row in rows.execute(chosen.order_by(evaluations.c.rung)).mappings():
             loss = json.loads(row["validation_scores"])["values"]["loss"]
             curves[row["trial"]].append((1000 * row["rung"] / ends[row["trial"]], row["score"], -loss))
+    found = np.full((2, len(curves), len(SHARES) + 1), np.nan)
+    for number, curve in enumerate(curves.values()):
+        found[:, number, -1] = curve[-1][1:]
+        for place, share in enumerate(SHARES):
+            nearest = min(curve, key=lambda one: abs(one[0] - share))
+            if abs(nearest[0] - share) <= MOST_APART:
+                found[:, number, place] = nearest[1:]
+    return found[0], found[1]
+
+
+def correlations(scores: Floats, losses: Floats | None = None) -> dict[int, dict[str, float]]:
+    """Return share -> kind -> Spearman's correlation with the last score.
+
+    Args:
+        scores: at `SHARES` and at the end of each trial.
+        losses: the same of the negated losses, if they are known.
+    """
     found = {}
-    for share in SHARES:
-        nearest = [(min(curve, key=lambda one: abs(one[0] - share)), curve[-1]) for curve in curves.values()]
-        there = [(*at[1:], last[1]) for at, last in nearest if abs(at[0] - share) <= MOST_APART]
-        scores, losses, final = (rankdata(column) for column in zip(*there, strict=True))
-        found[share] = tuple(float(spearmanr(one, final)[0]) for one in (scores, losses, scores + losses))
+    for place, share in enumerate(SHARES):
+        there = ~np.isnan(scores[:, place])
+        known, final = scores[there, : place + 1], scores[there, -1]
+        kinds = {"score": known[:, -1]}
+        if losses is not None:
+            loss = losses[there, place]
+            kinds |= {"loss": loss, "both": rankdata(known[:, -1]) + rankdata(loss)}
+        kinds |= {"line": extrapolated(known, line), "power law": extrapolated(known, power_law)}
+        found[share] = {kind: float(spearmanr(one, final)[0]) for kind, one in kinds.items()}
     return found
+
+
+def extrapolated(scores: Floats, by: Callable[[Floats, Floats], float]) -> Floats:
+    """Return the score of each trial at its end, extrapolated from those at the first of `SHARES`."""
+    shares = np.array(SHARES[: scores.shape[1]]) / 1000
+    known = ~np.isnan(scores)
+    return np.array([by(shares[there], trial[there]) for trial, there in zip(scores, known, strict=True)])
+
+
+def line(shares: Floats, scores: Floats) -> float:
+    """Return the score at the end by a line over the logarithm of the share; of one score, that one."""
+    if len(scores) == 1:
+        return float(scores[-1])
+    slope = (scores[-1] - scores[-2]) / np.log(shares[-1] / shares[-2])
+    return float(scores[-1] - slope * np.log(shares[-1]))
+
+
+def power_law(shares: Floats, scores: Floats) -> float:
+    """Return the score at the end by the power law of the least squared error; by `line` with fewer than three."""
+    if len(scores) <= 2:
+        return line(shares, scores)
+    fits = []
+    for exponent in EXPONENTS:
+        terms = np.stack([np.ones_like(shares), -(shares**-exponent)], axis=1)
+        weights = np.linalg.lstsq(terms, scores)[0]
+        fits.append((float(((terms @ weights - scores) ** 2).sum()), float(weights[0] - weights[1])))
+    return min(fits)[1]
 
 
 if __name__ == "__main__":

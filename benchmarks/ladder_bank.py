@@ -86,7 +86,7 @@ def study(name: str, folder: Path, overrides: Sequence[str] = (), **sections: An
     """
     paths = {part: str(path) for part, path in ladder_data.write(name, folder).items() if part != "unseen"}
     values: dict[str, Any] = {
-"study": name, "space": {**SPACE, "portfolio": portfolio()}, "data": paths,
+        "study": name, "space": {**SPACE, "portfolio": portfolio()}, "data": paths,
         "model": sections.get("model") or {"name": str(demo_model_folder())},
         "store": {"url": f"sqlite:///{folder / 'bank.db'}"}, "confirmation": {"finalists": 0, "audit": 0.0},
         "compute": {"device": "cpu"},

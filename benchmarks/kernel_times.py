@@ -192,9 +192,9 @@ def serve_rates(options: argparse.Namespace) -> None:
 
 
 def network(kind: str, options: argparse.Namespace) -> torch.nn.Module:
-    """Return the model with a head, in training mode."""
+    """Return the model with a head, in training mode; with dropout of attention weights, torch fuses nothing."""
     model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
-        str(options.model), attn_implementation=kind
+        str(options.model), attn_implementation=kind, attention_probs_dropout_prob=0.0
     )
     return model.to(options.device).train()
 

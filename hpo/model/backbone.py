@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hpo.data.batching import Batch
 from hpo.errors import ModelError
@@ -25,6 +26,8 @@ PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "dis
 
 FINGERPRINT_NUMBERS = 64
 """Approximate number of values of each weight that enter a fingerprint."""
+SHORT_ROWS = 128
+"""Tokens up to which the backward pass of torch's flash attention for CPUs is slow in bf16."""
 NUMBERS_IN_FP32 = 2**22
 """Number of values of a frozen 16-bit matrix that are in fp32 at a time."""
 
@@ -162,7 +165,7 @@ class Backbone:
     def answer(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the same as `logits`, with all layers computed."""
         last = {layer: self.checkpointing.of(forward) for layer, forward in self._last_layer.items()}
-        with autocast(self.device, precision), forwards(last):
+        with autocast(self.device, precision), attention_kernel(self.device, precision, batch.width), forwards(last):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 
     def features(self, batch: Batch, precision: Precision) -> Tensor:
@@ -205,6 +208,12 @@ class Backbone:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return the context in which a forward pass is computed in `precision`; weights stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def attention_kernel(device: torch.device, precision: Precision, tokens: int) -> AbstractContextManager[object]:
+    """Return the context in which torch computes attention of rows of `tokens` tokens by the fastest kernel."""
+    is_slow = device.type == "cpu" and precision == "bf16" and tokens <= SHORT_ROWS and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if is_slow else nullcontext()
 
 
 def compute_in_fp32(module: nn.Module) -> None:

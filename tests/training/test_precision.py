@@ -8,7 +8,7 @@ from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Precision
-from hpo.model.backbone import autocast
+from hpo.model.backbone import attention_kernel, autocast
 from hpo.training.device import choose, measure, rows_within
 from hpo.training.worker import Worker, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
@@ -28,6 +28,20 @@ def test_autocast_computes_in_the_precision_asked_for():
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(CPU, precision):
             assert layer(values).dtype is dtype
+
+
+def test_short_rows_are_not_trained_in_bf16_by_the_flash_kernel_of_cpus():
+    def is_fused(device: torch.device, precision: Precision, tokens: int) -> bool:
+        with attention_kernel(device, precision, tokens):
+            return torch.backends.cuda.flash_sdp_enabled()
+
+    assert not is_fused(CPU, "bf16", 128)
+    assert is_fused(CPU, "bf16", 129)
+    assert is_fused(CPU, "fp32", 16)
+    assert is_fused(torch.device("cuda"), "bf16", 16)
+    with torch.no_grad():
+        assert is_fused(CPU, "bf16", 16)
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 def test_a_difference_is_relative_to_the_logits():

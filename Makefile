@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 .PHONY: quickstart example-llm test test-all test-cuda test-lowest check format docs benchmarks clean
 
-quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in about five minutes
+quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in about four minutes
 	$(BIN)/hpo demo
 
 example-llm: $(VENV)/.demo $(VENV)/.decoder  ## LoRA of a real language model, searched in about seven minutes

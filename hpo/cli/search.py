@@ -57,7 +57,7 @@ def demo(
     as_json: options.Json = False,
     llm: Annotated[bool, typer.Option("--llm", help="Tune LoRA for SmolLM2-135M: seven minutes.")] = False,
 ) -> None:
-    """Run an example search on a real model and real headlines. Needs no hub or account; takes about five minutes."""
+    """Run an example search on a real model and real headlines. Needs no hub or account; takes about four minutes."""
     from hpo.config.loading import load_config
     from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data
 

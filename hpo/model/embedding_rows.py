@@ -43,9 +43,14 @@ def trained_rows(network: nn.Module, tokens: Tensor) -> dict[str, EmbeddingRows]
     """Return path -> embedding of these tokens, for a network that trains its embedding of input tokens.
 
     Empty if the network's embedding is frozen, is computed in another way than by a lookup, shares its weights with
-    another module, or if almost all of its rows are used.
+    another module, may also give the output embeddings, or if almost all of its rows are used.
     """
     whole = network.get_input_embeddings()  # type: ignore[operator]
+    output = network.get_output_embeddings()  # type: ignore[operator]
+    if output is not None and (output.weight is whole.weight or len(output.weight) != whole.num_embeddings):
+        # A language-model head without a matrix for the vocabulary, such as DeBERTa's with `legacy: false`, multiplies
+        # by the input embeddings.
+        return {}
     if type(whole) is not nn.Embedding or whole.max_norm is not None or whole.scale_grad_by_freq or whole.sparse:
         return {}
     names = [name for name, weight in network.named_parameters(remove_duplicate=False) if weight is whole.weight]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForMaskedLM
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
@@ -20,6 +21,7 @@ from hpo.training.gradients import Gradients
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.worker import open_worker
+from tests.model.architectures import ARCHITECTURES, tiny_network
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 EMBEDDING = "bert.embeddings.word_embeddings"
@@ -108,6 +110,9 @@ class Network(nn.Module):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.words
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.output
+
 
 def test_all_rows_are_trained_if_they_are_not_rows_of_one_lookup_or_almost_all_occur():
     some = torch.arange(32)
@@ -117,6 +122,15 @@ def test_all_rows_are_trained_if_they_are_not_rows_of_one_lookup_or_almost_all_o
     assert not any(trained_rows(network, some) for network in others)
     assert not trained_rows(Network(nn.Embedding(40, 4), is_tied=True), some)
     assert not trained_rows(Network(nn.Embedding(40, 4)), torch.arange(33))
+
+
+def test_all_rows_are_trained_if_a_language_model_head_reads_the_matrix():
+    config = ARCHITECTURES["deberta_v2"][0](**ARCHITECTURES["deberta_v2"][1], num_hidden_layers=1)
+    some = torch.arange(8)
+    assert trained_rows(tiny_network("deberta_v2"), some)
+    assert not trained_rows(AutoModelForMaskedLM.from_config(config), some)
+    config.legacy = False
+    assert not trained_rows(AutoModelForMaskedLM.from_config(config), some)
 
 
 def test_a_trial_trains_the_tokens_of_all_splits_and_keeps_the_whole_matrix(

@@ -68,10 +68,14 @@ class Tokens:
         positions: NDArray[np.int64] = np.arange(sizes.sum()) + np.repeat(begins - (np.cumsum(sizes) - sizes), sizes)
         return positions
 
-    def used(self) -> NDArray[np.int32]:
+    def used(self) -> NDArray[np.int64]:
         """Return the token ids that occur in the rows, in rising order, each once."""
-        found: NDArray[np.int32] = np.unique(self.ids[self.positions(np.arange(self.rows))])
-        return found
+        # Marked, not sorted, a chunk of rows at a time: a search over lengths asks before each trial.
+        occurs = np.zeros(self.ids.max(initial=-1) + 1, dtype=bool)
+        for start in range(0, self.rows, CHUNK_ROWS):
+            rows = np.arange(start, min(start + CHUNK_ROWS, self.rows))
+            occurs[self.ids[self.positions(rows)]] = True
+        return np.flatnonzero(occurs)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays by name: `Tokens(**arrays)` is equal to this object."""

@@ -93,6 +93,14 @@ def test_many_rows_equal_each_row_alone() -> None:
         assert row_of(tokens, row).tolist() == tokenizer(texts[row], truncation=True, max_length=8)["input_ids"]
 
 
+def test_the_tokens_that_occur_are_those_of_any_row_as_it_is_cut() -> None:
+    tokenizer = encoder_tokenizer()
+    tokens = tokenize(["a a b"] * 1500 + ["a a a c"], None, tokenizer, max_length=8)
+    assert tokens.used().tolist() == sorted(tokenizer("a b c")["input_ids"])
+    assert tokens.cut(tokenizer, 5).used().tolist() == sorted(tokenizer("a b")["input_ids"])
+    assert tokenize([], None, tokenizer, max_length=8).used().tolist() == []
+
+
 @pytest.mark.parametrize(
     ("special", "filler"), [({"eos_token": "c", "pad_token": "b"}, 6), ({"pad_token": "b"}, 5), ({}, 0)]
 )

@@ -64,7 +64,7 @@ FIRST_TOKEN: Mapping[str, Forward] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), of_bert),
     "distilbert": of_distilbert,
 }
-"""Architecture -> its last layer, for those whose classification heads read the first token."""
+"""Architecture -> forward of its last layer, for those whose classification heads read the first token."""
 
 
 def first_token_forward(network: Any) -> dict[nn.Module, Forward]:

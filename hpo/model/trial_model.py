@@ -126,7 +126,7 @@ class TrialModel:
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Load trained weights, the `parameters` of a trial like this one; no reference to them is kept.
+        """Load trained weights, the `parameters` of a trial with these values and tokens; no reference to them is kept.
 
         Raises:
             ModelError: they are of another model.

@@ -170,7 +170,7 @@ class TrainingContext:
         return OptimizerStep(model, total_steps)
 
     def _tokens_used(self, hyperparameters: Hyperparameters) -> Tensor | None:
-        """Return the tokens of all texts; None if a weight's update depends on more than its own gradient."""
+        """Return the tokens of all texts, in rising order, each once; None if the optimizer needs all embeddings."""
         if not OPTIMIZERS[hyperparameters.optimizer].is_elementwise:
             return None
         if hyperparameters.max_length not in self._used:

@@ -194,7 +194,7 @@ class Optimizer:
     evaluating: Callable[[Any], AbstractContextManager[None]] = nullcontext
     """Context in which an optimizer's weights are those that are scored and saved."""
     is_elementwise: bool = True
-    """True if a weight of an embedding without gradients stays as it is, and has no effect on others."""
+    """True if it does not move rows of embeddings without gradients, and they do not change its steps of others."""
 
 
 # `fused=True` below: a step is one pass over all weights, also on a CPU, where torch's default loops over many small

@@ -104,6 +104,7 @@ class Backbone:
         """
         # All layers first, because a module may be mounted in a layer that a trial left out.
         self.layers.keep(None)
+        self.compute_first_token(True)
         self.mount({})
         with torch.random.fork_rng(devices=[]):
             # Only the CPU's generator: `torch.manual_seed` would seed the generators of all devices too.

@@ -110,11 +110,14 @@ class TrialModel:
         self.parameters = {name: own[name] for name in self.parameters}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return name -> trained weight, with the rows of embeddings that are not trained; the rest is not copied."""
+        """Return name -> trained weight.
+
+        Embeddings are on the CPU, with the rows that are not trained; other weights are not copied.
+        """
         weights = {name: weight.detach() for name, weight in self.parameters.items()}
         for path, rows in self._embeddings.items():
-            whole = self.backbone.own(path).get_parameter("weight")
-            weights[f"{path}.weight"] = whole.index_copy(0, rows.tokens, rows.weight).detach()
+            whole, trained = self.backbone.hold_pretrained()[f"{path}.weight"], rows.weight.detach().cpu()
+            weights[f"{path}.weight"] = whole.index_copy(0, rows.tokens.cpu(), trained)
         return weights
 
     def pretrained(self) -> dict[str, Tensor]:

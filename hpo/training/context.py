@@ -74,7 +74,7 @@ class TrainingContext:
         self.slots = 1 if config.compute.slots == "auto" else config.compute.slots
         """Number of trials that are trained together."""
         self._shared = shared
-        self._tokenizer_digest = tokenizer_digest(model.tokenizer) if shared else ""
+        self.tokenizer_digest = tokenizer_digest(model.tokenizer)
         self._tokenized: TokenizedSplits = {}
         self._longest = 0
         """Most tokens of a row in the cached splits."""
@@ -269,4 +269,4 @@ class TrainingContext:
     def _made_of(self, name: str) -> list[object]:
         """Return what the arrays of the texts depend on, besides package versions, as JSON values."""
         model = self.config.model.model_dump(mode="json")
-        return [name, self.splits.fingerprint, model, self._tokenizer_digest, repr(self.model.head.prompt)]
+        return [name, self.splits.fingerprint, model, self.tokenizer_digest, repr(self.model.head.prompt)]

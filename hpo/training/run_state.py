@@ -192,6 +192,7 @@ def identity_of(assignment: Assignment, context: TrainingContext) -> str:
         config.seed,
         context.precision,
         context.model.fingerprint,
+        context.tokenizer_digest,
         # The random states of CPU and GPU cannot be exchanged.
         context.device.type,
         version("llm-hpo"),

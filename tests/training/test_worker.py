@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -277,6 +278,21 @@ def test_what_a_checkpoint_is_of(study: StudyConfig, texts: Path):
     assert on_a_gpu != usual
     context.device = torch.device("cuda:0")
     assert identity_of(tiny_assignment(), context) == on_a_gpu
+
+
+def test_a_checkpoint_is_not_resumed_with_another_tokenizer(study: StudyConfig, tiny_bert: Path, texts: Path, tmp_path):
+    """Its rows of embeddings would be those of other tokens."""
+
+    def identity(model: Path) -> str:
+        config = tiny_study(model, texts)
+        return identity_of(tiny_assignment(), open_worker(config, load_splits(config.data, config.seed))._context)
+
+    other = Path(shutil.copytree(tiny_bert, tmp_path / "other"))
+    vocabulary = (other / "tokenizer.json").read_text()
+    usual = identity(other)
+    swapped = vocabulary.replace('"goal"', '"swapped"').replace('"team"', '"goal"').replace('"swapped"', '"team"')
+    (other / "tokenizer.json").write_text(swapped)
+    assert identity(other) != usual
 
 
 def test_the_device(monkeypatch: pytest.MonkeyPatch):

@@ -164,7 +164,7 @@ class Backbone:
             return self.answer(batch, precision)
 
     def answer(self, batch: Batch, precision: Precision) -> Tensor:
-        """Return the same as `logits`, with all layers computed."""
+        """Return the same as `logits`, without cached hidden states."""
         last = {layer: self.checkpointing.of(forward) for layer, forward in self._last_layer.items()}
         with autocast(self.device, precision), attention_kernel(self.device, precision, batch.width), forwards(last):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()

@@ -82,7 +82,7 @@ class TrialModel:
             self.parameters |= _parameters_of(adapters)
         self._embeddings: dict[str, EmbeddingRows] = {}
         """Path -> embedding of which only some rows are trained."""
-        if tokens is not None and not self._method.shares:
+        if tokens is not None:
             self._embeddings = trained_rows(backbone.network, tokens)
             self.modules |= self._embeddings
             self.parameters |= _parameters_of(self._embeddings)

@@ -29,7 +29,7 @@ from hpo.messages import HeldOutEvaluation, Precision
 from hpo.metrics.metric import Predictions
 from hpo.model.backbone import Backbone
 from hpo.model.frozen_layers import FrozenLayers, StateCache
-from hpo.model.methods import frozen_layers
+from hpo.model.methods import METHODS, frozen_layers
 from hpo.model.randomness import RandomState
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.held_out import HeldOutRows, evaluate_held_out
@@ -170,8 +170,11 @@ class TrainingContext:
         return OptimizerStep(model, total_steps)
 
     def _tokens_used(self, hyperparameters: Hyperparameters) -> Tensor | None:
-        """Return the tokens of all texts, in rising order, each once; None if the optimizer needs all embeddings."""
-        if not OPTIMIZERS[hyperparameters.optimizer].is_elementwise:
+        """Return the tokens of all texts, in rising order, each once.
+
+        None if the method trains no embeddings, or the optimizer needs all of them.
+        """
+        if METHODS[hyperparameters.method].shares or not OPTIMIZERS[hyperparameters.optimizer].is_elementwise:
             return None
         if hyperparameters.max_length not in self._used:
             used = np.array([self.model.pad_id, *self.model.tokenizer.all_special_ids])

@@ -13,13 +13,14 @@ from hpo.config.hyperparameters import Hyperparameters
 
 Precision = Literal["fp32", "bf16"]
 """Number format of the forward pass; weights stay in fp32."""
-SEMANTICS = 5
+SEMANTICS = 6
 """Version of the training semantics, raised if a change of hpo changes scores by more than rounding.
 
 1: whole batches; dropout in frozen layers too. 2: micro-batches by length, each with its own dropout masks; frozen
 layers in evaluation mode; separate seeds for dropout and folds; a pair is the same text in either order. 3: unless
 configured, fewer full evaluations if they would take over a tenth of a trial. 4: with folds, regression scales targets
 by the training rows of each fold. 5: the last layer of encoders draws dropout masks for the first token alone.
+6: so under LoRA; on a CPU, masks from 16 random bits per element.
 """
 SEMANTICS_KEY = "semantics"
 """Key of `SEMANTICS` in the versions that are recorded with a study."""

@@ -36,6 +36,7 @@ from hpo.errors import ConfigurationError, DataError, HpoError
 from hpo.export.prediction import CONFIG_KEY, trained_model
 from hpo.messages import Milestone
 from hpo.model.backbone import LinearInFp32, set_padding
+from hpo.model.cpu_dropout import fast_dropout
 from hpo.model.last_layer import first_token_forward
 from hpo.model.methods import METHODS, LayerStack, head_parameters, select_parameters, to_training_mode
 from hpo.model.randomness import Dropouts, dropout_seed
@@ -143,7 +144,7 @@ class TrialModel:
         for name in tokens[rows[0]]:
             padding = self.network.config.pad_token_id if name == "input_ids" else 0
             batch[name] = nn.utils.rnn.pad_sequence([tokens[row][name] for row in rows], True, padding).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), fast_dropout(self.device):
             logits: Tensor = self.network(**batch).logits
         return logits.float()
 

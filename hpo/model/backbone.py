@@ -15,6 +15,7 @@ from hpo.data.batching import Batch
 from hpo.errors import ModelError
 from hpo.files.shared import SharedFiles, content_digest
 from hpo.messages import Precision
+from hpo.model.cpu_dropout import fast_dropout
 from hpo.model.gradient_checkpointing import GradientCheckpointing
 from hpo.model.last_layer import Forward, first_token_forward, forwards
 from hpo.model.methods import LayerStack, transformer_layers
@@ -78,7 +79,7 @@ class Backbone:
         # Copies on the CPU: weights that are initialised there are the same on every device.
         self._fresh_modules = {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
         self.layers = LayerStack(network)
-        self.checkpointing = GradientCheckpointing(transformer_layers(network)[1])
+        self.checkpointing = GradientCheckpointing(transformer_layers(network)[1], device)
         self.dropouts = Dropouts(network)
         plain = network.config.model_type in PREPARED_MASKS
         self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
@@ -166,7 +167,8 @@ class Backbone:
     def answer(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the same as `logits`, without cached hidden states."""
         last = {layer: self.checkpointing.of(forward) for layer, forward in self._last_layer.items()}
-        with autocast(self.device, precision), attention_kernel(self.device, precision, batch.width), forwards(last):
+        kernel = attention_kernel(self.device, precision, batch.width)
+        with autocast(self.device, precision), kernel, fast_dropout(self.device), forwards(last):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 
     def features(self, batch: Batch, precision: Precision) -> Tensor:

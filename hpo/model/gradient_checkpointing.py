@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hpo.model.cpu_dropout import fast_dropout
 from hpo.model.randomness import RandomState
 
 
 class GradientCheckpointing:
     """A switch for the transformer layers of a network."""
 
-    def __init__(self, layers: nn.ModuleList) -> None:
-        """Start switched off, for all these layers."""
+    def __init__(self, layers: nn.ModuleList, device: torch.device) -> None:
+        """Start switched off, for all these layers on a device."""
+        self._device = device
         self._layers = list(layers)
         # A library may have replaced `forward` on the instance; that replacement is restored later.
         self._forwards = [layer.forward for layer in layers]
@@ -44,18 +46,21 @@ class GradientCheckpointing:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
         states = [random.state for random in self.randoms]
-        again = partial(_at, self.randoms, states)
+        again = partial(_repeated, self.randoms, states, self._device)
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **named)
 
 
 @contextmanager
-def _at(randoms: Sequence[RandomState], states: Sequence[list[torch.Tensor]]) -> Iterator[None]:
+def _repeated(
+    randoms: Sequence[RandomState], states: Sequence[list[torch.Tensor]], device: torch.device
+) -> Iterator[None]:
     """Repeat the same dropout masks, and leave the generators unchanged."""
     now = [random.state for random in randoms]
     for random, state in zip(randoms, states, strict=True):
         random.state = state
     try:
-        yield
+        with fast_dropout(device):
+            yield
     finally:
         for random, state in zip(randoms, now, strict=True):
             random.state = state

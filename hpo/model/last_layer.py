@@ -2,7 +2,7 @@
 
 Attention needs the keys and values of all tokens; query, output projection and feed-forward network, 10 of 12 matrix
 products of equal size, only those of the token that is read. Outputs are the same up to rounding, and dropout draws
-fewer masks. Trials that train the network itself use this; adapters and cached states cover all tokens.
+fewer masks. Trials that train the head alone do not use this: the states that they cache are of all tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
+from hpo.model.cpu_dropout import kept_elements
 
 OF_ADAPTERS = 2
 """Third number of an adapter's seed, which separates it from those of heads, folds and dropout masks."""
@@ -96,7 +97,7 @@ class AdaptedRows:
         # Masks are drawn only for its own tokens, as when the trial is alone.
         own = mine if mine.ndim == 2 else mine[:, : self.width]
         with self.random:
-            kept = torch.empty(own.shape, dtype=torch.bool, device=states.device).bernoulli_(self.kept_share)
+            kept = kept_elements(own.shape, self.kept_share, states.device)
         if own.shape != mine.shape:
             kept = pad(kept, (0, 0, 0, mine.shape[1] - own.shape[1]))
         return kept.view(-1, states.shape[-1])

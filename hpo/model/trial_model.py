@@ -61,7 +61,7 @@ class TrialModel:
         if not self._method.shares:
             backbone.hold_pretrained()
         backbone.layers.keep(hyperparameters.kept_layers)
-        backbone.compute_first_token(not self._method.shares)
+        backbone.compute_first_token(hyperparameters.method != "head")
         backbone.dropouts.put(hyperparameters.dropout, hyperparameters.attention_dropout)
         self.parameters: dict[str, nn.Parameter] = select_parameters(backbone.network, backbone.fresh, hyperparameters)
         """Name -> trained parameter."""

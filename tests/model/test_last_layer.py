@@ -60,10 +60,10 @@ def test_attention_that_is_not_torchs_and_classes_of_others_compute_all_tokens()
         ({"kept_layers": 1}, 0),
         ({"method": "top_layers", "trained_layers": 1}, 1),
         ({"method": "head"}, None),
-        ({"method": "lora", "lora_rank": 2}, None),
+        ({"method": "lora", "lora_rank": 2}, 1),
     ],
 )
-def test_the_last_layer_of_a_trial_that_trains_the_network_gives_one_token(
+def test_the_last_layer_gives_one_token_unless_the_head_alone_is_trained(
     values: dict, layer: int | None, bert: Backbone, task: Classification
 ):
     layers, widths = list(bert.network.bert.encoder.layer), {}

@@ -35,6 +35,7 @@ from hpo.data.splits import load_splits  # noqa: E402
 from hpo.files.checkpoints import write_checkpoint  # noqa: E402
 from hpo.messages import Action, Assignment, Milestone, Outcome  # noqa: E402
 from hpo.model.pretrained import quietly  # noqa: E402
+from hpo.runners.gpu_sharing import speedups, trials_per_gpu  # noqa: E402
 from hpo.space.space_file import space_of  # noqa: E402
 from hpo.training.worker import Worker, open_worker, train  # noqa: E402
 from tests.models import WORDS, save_tiny_bert, save_tiny_llama, tiny_study, write_texts  # noqa: E402
@@ -222,6 +223,20 @@ def kernels(folder: Path, device: str) -> Figures:
     return found
 
 
+def sharing(folder: Path, device: str) -> Figures:
+    """Return, of each shape, how many trials `compute.workers: auto` puts on the GPU, and why.
+
+    Its forecast of steps per second is to be compared with what processes side by side take in `kernels`.
+    """
+    found: Figures = {}
+    for name in SHAPES:
+        worker = opened(folder, name, device)
+        busy, cores = worker.busy_share(CHOSEN), torch.get_num_threads()
+        trials = trials_per_gpu(worker.probe(CHOSEN, WARM_STEPS), busy, cores=cores)
+        found[name] = {"busy_share": busy, "speedups": speedups(busy), "trials": trials}
+    return found
+
+
 PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
     "machine": machine,
     "overhead_fp32": overhead("fp32"),
@@ -233,6 +248,7 @@ PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
     "slots": slots,
     "limits": limits,
     "trainer": trainer,
+    "sharing": sharing,
     "kernels": kernels,
 }
 

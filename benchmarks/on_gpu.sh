@@ -11,7 +11,7 @@ python=${PYTHON:-.venv/bin/python}
 in_all=${SECONDS_IN_ALL:-285}
 mkdir -p "$folder"
 failed=0
-for piece in machine overhead_fp32 overhead_bf16 precision slots trainer limits kernels forecast memory checkpoint; do
+for piece in machine overhead_fp32 overhead_bf16 precision slots trainer limits sharing kernels forecast memory checkpoint; do
     output=$folder/$piece.json
     [ -e "$output" ] && continue
     left=$((in_all - SECONDS))

@@ -106,7 +106,10 @@ STUDY_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "seed": _option("seed", int | None, min=0, help="Seed of splits, proposals and trials."),
     "runner": ("compute.runner", Runner),
     "ray_address": ("compute.ray_address", RayAddress),
-    "workers": _option("compute.workers", int | None, min=1, help="Trials in parallel, each in its own process."),
+    "workers": _option(
+        "compute.workers", Text, metavar="N|auto", help="Trials in parallel, each in its own process; auto: as many on "
+        "each GPU as a measurement finds best.",
+    ),
     "keep_weights": _option(
         "store.keep_weights", int | None, metavar="K", min=0, help="Number of best trials whose weights are kept.",
     ),

@@ -222,9 +222,10 @@ class ComputeConfig(Typed):
     """How trials are run: `inline` one after the other in this process, `processes` in one worker process per device of
     this machine, `ray_tune` in workers on a Ray cluster. `auto` is `processes` on GPUs, with `workers`, or with several
     ranks per trial; otherwise `inline`."""
-    workers: OneOrMore | None = None
+    workers: OneOrMore | Literal["auto"] | None = None
     """Trials in parallel. Null for as many as the GPUs have room for; without GPUs one for `processes`, and as many as
-    the cluster has room for with `ray_tune`."""
+    the cluster has room for with `ray_tune`. `auto` puts several trials on each GPU of this machine if one keeps it
+    only partly busy: each start measures how many, by time and memory."""
     gpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     """GPUs of one trial: 2 trains each trial on two GPUs, 0.5 puts two trials on each GPU. Null for one per rank."""
     cpus_per_trial: OneOrMore | None = None
@@ -262,10 +263,29 @@ class ComputeConfig(Typed):
         return self.ranks or max(1, int(self.gpus_per_trial or 1))
 
     @property
+    def requested_workers(self) -> int | None:
+        """Number of workers, if one is requested."""
+        return None if self.workers == "auto" else self.workers
+
+    @property
     def devices_of_trial(self) -> float:
         """GPUs of one trial, or processes on a CPU; a fraction if trials share a GPU or a worker has several slots."""
         slots = 1 if self.slots == "auto" else self.slots
         return self.ranks_of_trial * min(1.0, self.gpus_per_trial or 1.0) / slots
+
+    @model_validator(mode="after")
+    def _auto_divides_gpus(self) -> Self:
+        if self.workers == "auto" and self.runner == "ray_tune":
+            raise ValueError(
+                "compute.workers is auto, which divides the GPUs of this machine, but compute.runner is ray_tune; give "
+                "compute.gpus_per_trial instead, such as 0.5 for two trials on each GPU."
+            )
+        if self.workers == "auto" and self.gpus_per_trial is not None:
+            raise ValueError(
+                f"compute.workers is auto, which measures how many trials share a GPU, but compute.gpus_per_trial is "
+                f"{self.gpus_per_trial:g}; leave one of the two out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpus_are_for_ranks(self) -> Self:
@@ -344,6 +364,11 @@ class StudyConfig(Typed):
     def with_slots(self, slots: int) -> Self:
         """Return this study with that number of slots in each worker, which was measured."""
         return self.model_copy(update={"compute": self.compute.model_copy(update={"slots": slots})})
+
+    def with_trials_per_gpu(self, trials: int) -> Self:
+        """Return this study with that many trials on each GPU, as `workers: auto` measured."""
+        share = {"workers": None, "gpus_per_trial": None if trials == 1 else 1 / trials}
+        return self.model_copy(update={"compute": self.compute.model_copy(update=share)})
 
     @property
     def pruner(self) -> PrunerName:

@@ -32,6 +32,7 @@ from hpo.runners.confirmation import (
     short_time_warning,
 )
 from hpo.runners.final_evaluation import FinalEvaluation
+from hpo.runners.gpu_sharing import with_shared_gpus
 from hpo.runners.inline import open_inline
 from hpo.runners.measuring import at_most, measured_settings, measuring_seconds
 from hpo.runners.processes.launcher import open_processes
@@ -105,6 +106,7 @@ def run(
     config = _as_begun(with_dtype(config, space))
     if searches:
         config = with_evaluation_defaults(config, space, splits)
+    config = with_shared_gpus(config, space, splits, callback, stop.is_set)
     callback.note(opening_note(config))
     # By the same clock as the deadline.
     now = datetime.fromtimestamp(time.time(), LOCAL_ZONE)

@@ -10,6 +10,8 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, Rows, evaluation_batches, padded_tokens
@@ -32,6 +34,8 @@ MOST_SLOTS = 16
 """Largest number of trials in one worker that is measured."""
 SLOT_STEPS = 4
 """Steps measured with each number of trials; the fastest counts."""
+BUSY_STEPS = 8
+"""Steps whose kernels are timed."""
 WORTH_DOUBLING = 1.05
 """Least speed-up so far for which twice as many trials are measured."""
 
@@ -118,6 +122,45 @@ def slot_rates(
     finally:
         context.model.reset(0)
     return rates
+
+
+def busy_share(context: TrainingContext, hyperparameters: Hyperparameters) -> float:
+    """Return the share of the time of a trial's steps in which the GPU computes, in (0, 1]; 1 if unknown or on a CPU.
+
+    The model ends with its pretrained weights, and torch's random state as it was.
+
+    Args:
+        context: without a trial in training.
+        hyperparameters: of a typical trial.
+
+    Raises:
+        ModelError, ConfigurationError: the model does not support the hyperparameters.
+    """
+    if context.device.type != "cuda":
+        return 1.0
+    rows = stratified_sample(context.train_strata, hyperparameters.batch_size, context.config.seed)
+    make_batch = context.batch_maker(hyperparameters)
+    try:
+        training = context.begin(hyperparameters, context.config.seed, BUSY_STEPS)
+
+        def steps() -> float:
+            began = time.perf_counter()
+            with suppress(Diverged):
+                for _ in range(BUSY_STEPS):
+                    training.take(context.gradients.of(training.model, make_batch(rows, [context.config.seed])))
+            torch.cuda.synchronize(context.device)
+            return time.perf_counter() - began
+
+        # The first steps allocate memory and choose kernels.
+        seconds = min(steps() for _ in range(3))
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            steps()
+    finally:
+        context.model.reset(0)
+    on_gpu = [event for event in profiler.key_averages() if event.device_type == DeviceType.CUDA]
+    busy = sum(event.self_device_time_total for event in on_gpu) / 1e6
+    # Without permission to profile there are no events.
+    return min(1.0, busy / seconds) or 1.0
 
 
 def _may_double(rates: Mapping[int, float], until: float) -> bool:

@@ -46,7 +46,7 @@ from hpo.training.baselines import evaluate_baseline
 from hpo.training.context import TrainingContext
 from hpo.training.device import choose_device, measured_precision, refuse_emulated
 from hpo.training.gradients import SlotBatch
-from hpo.training.probe import dimensions_of, probe, slot_rates
+from hpo.training.probe import busy_share, dimensions_of, probe, slot_rates
 from hpo.training.run import Message, Run
 from hpo.training.run_state import circumstances_of
 
@@ -186,6 +186,15 @@ class Worker:
         """
         assert self.idle, "measure before trials train"
         return slot_rates(self._context, hyperparameters, most_seconds)
+
+    def busy_share(self, hyperparameters: Hyperparameters) -> float:
+        """Return the share of the time of a trial's steps in which the GPU computes, in (0, 1]; see `busy_share`.
+
+        Raises:
+            ModelError, ConfigurationError: the model does not support the hyperparameters.
+        """
+        assert self.idle, "measure before trials train"
+        return busy_share(self._context, hyperparameters)
 
     def use(self, precision: Precision, slots: int | None = None) -> None:
         """Set the precision from the next trial on, and the number of slots (None keeps it).

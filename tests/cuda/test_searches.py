@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -147,6 +148,15 @@ def test_a_worker_whose_cuda_is_broken_is_replaced_and_its_trial_tried_again(
     endings.pop("paused", None)
     assert endings == {"completed": TRIALS, "failed": 1}
     assert "is not to be trusted" in search.log.read_text()
+
+
+def test_a_measurement_puts_several_trials_of_a_tiny_model_on_a_gpu(tmp_path: Path, begun: list[Search]) -> None:
+    search = Search(tmp_path, compute={"workers": "auto", "gpus_per_trial": None})
+    begun.append(search)
+    search.wait_for(IN_TRAINING, 2)
+    results = search.ended()
+    assert [trial.state for trial in results.trials] == ["COMPLETE"] * TRIALS
+    assert re.search(r"Each GPU trains \d+ trials side by side: one keeps it busy for \d+% of", search.log.read_text())
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'llm-hpo[ray]'")

@@ -64,6 +64,10 @@ def test_a_resumed_step_waits_no_oftener(worker: Worker, optimizer: str) -> None
     assert waited(lambda: take(worker._context, resumed, hyperparameters)) <= fresh
 
 
+def test_the_kernels_of_tiny_steps_take_a_part_of_their_time(worker: Worker) -> None:
+    assert 0 < worker.busy_share(tiny_hyperparameters()) < 1
+
+
 def test_a_random_state_swaps_the_gpu_s_generator_without_waiting_for_it() -> None:
     torch.cuda.manual_seed(5)
     expected = torch.rand(3, device=GPU)

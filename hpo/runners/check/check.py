@@ -39,6 +39,7 @@ from hpo.runners.check.search_forecast import (
     workload_of,
 )
 from hpo.runners.confirmation import confirming_seconds, searching_limits, short_time_warning
+from hpo.runners.gpu_sharing import with_shared_gpus
 from hpo.runners.measuring import PART_OF_MEASURING, at_most, measuring_seconds
 from hpo.runners.processes.protocol import writing_to
 from hpo.runners.run import files_folder, most_trials, opened_pool, opening_note, prepared
@@ -93,6 +94,7 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     space, splits = prepared(config, callback)
     earlier = read_earlier(config, known=())
     config = with_dtype(with_evaluation_defaults(config, space, splits), space)
+    config = with_shared_gpus(config, space, splits, callback, lambda: False)
     callback.note(opening_note(config))
     with _nothing_kept(config) as aside, opened_pool(aside, splits) as pool:
         lead = pool.lead

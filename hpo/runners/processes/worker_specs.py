@@ -54,7 +54,7 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
     if compute.runner != "auto":
         return compute.runner
     # A CUDA error or a hang affects the whole process, which must not be that of the search.
-    several = compute.workers is not None or ranks > 1 or workers_of(compute) > 1
+    several = compute.requested_workers is not None or ranks > 1 or workers_of(compute) > 1
     return "processes" if several or choose_device(compute).type == "cuda" else "inline"
 
 
@@ -66,8 +66,8 @@ def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.envir
     """
     gpus = len(_gpus(compute, environment))
     _refuse_too_few(compute, gpus)
-    if compute.workers is not None:
-        return compute.workers
+    if compute.requested_workers is not None:
+        return compute.requested_workers
     of_trial = compute.gpus_per_trial or compute.ranks_of_trial
     # Trials that share a GPU have equal parts of it, and no trial is spread over parts of several GPUs.
     return max(1, gpus // int(of_trial) if of_trial >= 1 else gpus * int(1 / of_trial))

@@ -280,13 +280,13 @@ def open_ray_tune(
         closing.enter_context(joined_cluster(compute.ray_address, config.store.url))
         machines = machines_of_cluster()
         resources = resources_of(compute, machines)
-        refuse_unplaceable(resources, machines, compute.workers)
+        refuse_unplaceable(resources, machines, compute.requested_workers)
         scratch_name = new_name()
         if not isinstance(config.store.files, str):
             closing.enter_context(_marked(files, scratch_name))
         study = StudySetup.of(config, splits, files.absolute(), opener)
-        launcher = TuneLauncher(resources, compute.workers or 0)
-        pool = RemoteWorkerPool(launcher, most=compute.workers, hang=60 * compute.hang_minutes)
+        launcher = TuneLauncher(resources, compute.requested_workers or 0)
+        pool = RemoteWorkerPool(launcher, most=compute.requested_workers, hang=60 * compute.hang_minutes)
         thread = launcher.start(study, compute.threads or int(resources.rank["CPU"]), folder, scratch_name)
         if isinstance(config.store.files, str):
             closing.callback(remove_on_all_machines, scratch_name)

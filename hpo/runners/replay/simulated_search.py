@@ -102,7 +102,7 @@ def simulate(
     """
     space = space_of_study(config)
     refuse_unfit_search(config, space)
-    clock, workers = VirtualClock(starts_at), config.compute.workers or 1
+    clock, workers = VirtualClock(starts_at), config.compute.requested_workers or 1
     progress_every = min(PROGRESS_SECONDS, 60 * config.compute.hang_minutes / 2)
     pool = ReplayWorkerPool(
         workers, source, clock, metric=metric, progress_every=progress_every, pruner=config.pruner

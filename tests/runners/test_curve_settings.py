@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -57,13 +56,16 @@ def test_patience_uses_a_part_of_the_time(
 def test_a_setting_is_compared_with_what_is_shipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    took: dict[tuple[Any, ...], float] = {(): 4.0, ("search.sampler=random",): 8.0}
-    monkeypatch.setattr(curve_settings, "mapped", lambda tasks, _: [took[task.overrides] for task in tasks])
-    command = ["curve_settings.py", "--curves", str(tmp_path), "--seeds", "2", "search.sampler=random"]
+    one, other = (tmp_path / f"opda-{name}.jsonl.gz" for name in ("one", "other"))
+    took = {(one, ()): 4.0, (one, ("a=1",)): 8.0, (other, ()): 9.0, (other, ("a=1",)): 1.0}
+    monkeypatch.setattr(curve_settings, "mapped", lambda tasks, _: [took[task.path, task.overrides] for task in tasks])
+    command = ["curve_settings.py", "--curves", str(one), str(other), "--seeds", "2", "a=1"]
     monkeypatch.setattr(sys, "argv", command)
 
     curve_settings.main()
 
-    shipped, random = capsys.readouterr().out.splitlines()
-    assert shipped.split()[:2] == ["shipped", "4.00"]
-    assert random.split()[1:] == ["8.00", "ratio", "2.00", "[2.00,", "2.00]"]
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[-6:] == ["4.00", "9.00", "6.00", "1.00", "[1.00,", "1.00]"]
+    assert lines[1].split() == ["a=1", "8.00", "1.00", "2.83", "0.47", "[0.47,", "0.47]"]
+    assert lines[2] == "best without one: a=1, there 2.00 of what is shipped"
+    assert lines[3] == "best without other: what is shipped, there 1.00 of what is shipped"

@@ -1,12 +1,14 @@
 """Kernels that might make a step faster, each compared with the one in use, alternating on the same machine.
 
 The pieces: AdamW fused, over lists of weights, and weight by weight; attention by torch's fused function and written
-out; memory of the C library that is kept for the next step, or in large pages; `torch.compile`, with the seconds until
-its first step is over, also with CUDA graphs; several processes that each fine-tune all weights at once on one device.
+out; attention alone of rows of different lengths, padded and unpadded; Liger's kernels in a model that they support
+(Llama, Qwen2, Mistral), given by `--model`; memory of the C library that is kept for the next step, or in large pages;
+`torch.compile`, with the seconds until its first step is over, also with CUDA graphs; several processes that each
+fine-tune all weights at once on one device.
 MiniLM, in fp32, batches of 1,024 tokens, if not asked otherwise.
 
-Run: python benchmarks/kernel_times.py [--pieces optimizer attention allocator compile graphs side_by_side] [--pairs 5]
-     [--threads 1] [--device cpu] [--precision fp32] [--model FOLDER] [--tokens 1024]
+Run: python benchmarks/kernel_times.py [--pieces optimizer attention unpadded liger allocator compile graphs
+     side_by_side] [--pairs 5] [--threads 1] [--device cpu] [--precision fp32] [--model FOLDER] [--tokens 1024]
 """
 
 import argparse
@@ -15,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +26,8 @@ from typing import Any
 import torch
 from limits import batch_of, elapsed, loaded
 from limits import step_of as training_step_of
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -31,6 +37,8 @@ from hpo.model.pretrained import quietly
 LENGTHS = (16, 64, 256)
 LENGTH = 64
 """Tokens of a row, where lengths are not compared."""
+HEADS, HEAD_WIDTH = 12, 64
+"""Of attention alone."""
 RUNS = {"cpu": 1, "cuda": 10}
 """Steps that are timed together: a GPU works through a queue."""
 WARM_STEPS = 3
@@ -106,6 +114,48 @@ def attention(options: argparse.Namespace) -> Iterator[str]:
     for length in LENGTHS:
         steps = {kind: step_of(model, length, options) for kind, model in kinds.items()}
         yield from compared(f"attention, {length} tokens", steps, options)
+
+
+def unpadded(options: argparse.Namespace) -> Iterator[str]:
+    """Compare forward and backward passes of attention alone, in bf16 and without dropout, which varlen_attn lacks."""
+    if options.device == "cpu":
+        yield "unpadded: only on a GPU"
+        return
+    for length in LENGTHS:
+        rows = options.tokens // length
+        lengths = torch.linspace(length / 4, length, rows).long()
+        ends = functional.pad(lengths.cumsum(0), (1, 0)).int().cuda()
+        mask = (torch.arange(length) < lengths[:, None])[:, None, None].cuda()
+        padded = torch.randn(
+            3, rows, HEADS, length, HEAD_WIDTH, dtype=torch.bfloat16, device="cuda", requires_grad=True
+        )
+        packed = torch.randn(
+            3, int(ends[-1]), HEADS, HEAD_WIDTH, dtype=torch.bfloat16, device="cuda", requires_grad=True
+        )
+        steps: dict[str, Run] = {
+            "padded": partial(attended, functional.scaled_dot_product_attention, padded, mask),
+            "unpadded": partial(attended, varlen_attn, packed, ends, ends, length, length),
+        }
+        yield from compared(f"attention of {length // 4} to {length} tokens", steps, options)
+
+
+def attended(attend: Callable[..., Any], states: torch.Tensor, *more: object) -> None:
+    """Take a forward and a backward pass of attention; `states` are queries, keys and values."""
+    output: torch.Tensor = attend(*states, *more)
+    output.sum().backward()  # type: ignore[no-untyped-call]
+
+
+def liger(options: argparse.Namespace) -> Iterator[str]:
+    """Compare a model with Liger's norms, rotations and feed-forward networks."""
+    if options.device == "cpu" or find_spec("liger_kernel") is None:
+        yield "liger: only on a GPU, with liger-kernel installed"
+        return
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+    kinds = {kind: network("sdpa", options) for kind in ("as it is", "liger")}
+    _apply_liger_kernel_to_instance(model=kinds["liger"])
+    steps = {kind: step_of(model, LENGTH, options) for kind, model in kinds.items()}
+    yield from compared("liger", steps, options)
 
 
 def allocator(options: argparse.Namespace) -> Iterator[str]:
@@ -239,6 +289,8 @@ def seconds(step: Run, options: argparse.Namespace) -> float:
 PIECES: Mapping[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "optimizer": optimizer,
     "attention": attention,
+    "unpadded": unpadded,
+    "liger": liger,
     "allocator": allocator,
     "compile": compiled,
     "graphs": graphs,

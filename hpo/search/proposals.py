@@ -202,10 +202,11 @@ class Proposals:
     def _promoted_last(self, waits: Sequence[FrozenTrial], seconds: float) -> list[FrozenTrial]:
         """Return the paused trials to resume if no new trial starts.
 
-        With a deadline all; without one the default, and at each rung one more of the best than are confirmed.
+        With a deadline all; without one, or if patience ends the search, the default, and at each rung one more of the
+        best than are confirmed.
         """
         best = 1 + self.config.confirmation.finalists
-        held = self._held_back(waits, best) if math.isinf(seconds) else []
+        held = self._held_back(waits, best) if math.isinf(seconds) or self._has_stalled() else []
         return [trial for trial in self._held_back(waits) if trial not in held or is_default(trial)]
 
     def _allowed(self) -> float:

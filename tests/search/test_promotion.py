@@ -67,6 +67,20 @@ def test_where_patience_ends_a_search_the_best_that_is_paused_is_trained_to_its_
     assert (0, Ending.COMPLETED) in endings
 
 
+def test_where_patience_ends_a_search_with_a_deadline_only_the_best_paused_trials_are_resumed(
+    sqlite_url: str, clock: Clock
+) -> None:
+    budget = {"trials": None, "time": "8h", "patience": 4}
+    config = promotion_study(sqlite_url, budget=budget, evaluation={"first_rung": 62}, confirmation={"finalists": 1})
+    with led(config, clock=clock) as coordinator:
+        endings = searched(coordinator, lambda one: 0.9 - one.trial / 100)
+        paused = {trial for trial, ending in endings if ending is Ending.PAUSED}
+        completed = {trial for trial, ending in endings if ending is Ending.COMPLETED}
+    assert {0, 1} <= completed
+    assert len(paused - completed) > 2
+    assert len(completed) < len(paused) / 2
+
+
 def test_failures_between_which_trials_were_paused_at_rungs_are_not_in_a_row(sqlite_url: str) -> None:
     with led(promotion_study(sqlite_url, budget={"trials": 12})) as coordinator:
         coordinator.faults.workers = (CPU.worker,)

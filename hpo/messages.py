@@ -20,7 +20,7 @@ SEMANTICS = 6
 layers in evaluation mode; separate seeds for dropout and folds; a pair is the same text in either order. 3: unless
 configured, fewer full evaluations if they would take over a tenth of a trial. 4: with folds, regression scales targets
 by the training rows of each fold. 5: the last layer of encoders draws dropout masks for the first token alone.
-6: so under LoRA; on a CPU, masks from 16 random bits per element.
+6: under LoRA too; on a CPU, dropout masks are drawn from 16 random bits per element.
 """
 SEMANTICS_KEY = "semantics"
 """Key of `SEMANTICS` in the versions that are recorded with a study."""

@@ -59,6 +59,7 @@ def _repeated(
     for random, state in zip(randoms, states, strict=True):
         random.state = state
     try:
+        # The backward pass runs after the forward pass has left this context.
         with fast_dropout(device):
             yield
     finally:

@@ -225,7 +225,7 @@ class ComputeConfig(Typed):
     workers: OneOrMore | Literal["auto"] | None = None
     """Trials in parallel. Null for as many as the GPUs have room for; without GPUs one for `processes`, and as many as
     the cluster has room for with `ray_tune`. `auto` puts several trials on each GPU of this machine if one keeps it
-    only partly busy: each start measures how many, by time and memory."""
+    only partly busy: each start measures how many fit into its memory and are worth it. Without GPUs it is as null."""
     gpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     """GPUs of one trial: 2 trains each trial on two GPUs, 0.5 puts two trials on each GPU. Null for one per rank."""
     cpus_per_trial: OneOrMore | None = None
@@ -264,7 +264,7 @@ class ComputeConfig(Typed):
 
     @property
     def requested_workers(self) -> int | None:
-        """Number of workers, if one is requested."""
+        """Number of workers; None if it follows from the devices or is measured."""
         return None if self.workers == "auto" else self.workers
 
     @property
@@ -275,12 +275,15 @@ class ComputeConfig(Typed):
 
     @model_validator(mode="after")
     def _auto_divides_gpus(self) -> Self:
-        if self.workers == "auto" and self.runner == "ray_tune":
+        if self.workers != "auto":
+            return self
+        if self.runner in ("inline", "ray_tune"):
             raise ValueError(
-                "compute.workers is auto, which divides the GPUs of this machine, but compute.runner is ray_tune; give "
-                "compute.gpus_per_trial instead, such as 0.5 for two trials on each GPU."
+                f"compute.workers is auto, which divides the GPUs of this machine among processes, but compute.runner is "
+                f"{self.runner}; choose processes, or with ray_tune give compute.gpus_per_trial instead, such as 0.5 for "
+                "two trials on each GPU."
             )
-        if self.workers == "auto" and self.gpus_per_trial is not None:
+        if self.gpus_per_trial is not None:
             raise ValueError(
                 f"compute.workers is auto, which measures how many trials share a GPU, but compute.gpus_per_trial is "
                 f"{self.gpus_per_trial:g}; leave one of the two out."

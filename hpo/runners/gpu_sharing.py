@@ -24,8 +24,9 @@ from hpo.training.worker import Worker
 MOST_TRIALS = 16
 """Largest number of trials on a GPU."""
 SPARE_MEMORY = 1.1
-"""Memory of a trial over the measured peak of the dearest one, because blocks of memory differ from trial to trial."""
+"""Memory counted for each trial, relative to the dearest one's measured peak: other trials allocate other blocks."""
 STEPS = 3
+"""Steps that the dearest trial is timed over."""
 
 
 def with_shared_gpus(
@@ -36,7 +37,7 @@ def with_shared_gpus(
     A worker is opened for the measurement, and closed.
 
     Raises:
-        HpoError: the worker cannot be opened, or the search ended before.
+        HpoError: the worker cannot be opened, or `is_ending` returned true before it was.
     """
     if config.compute.workers != "auto":
         return config
@@ -50,7 +51,7 @@ def with_shared_gpus(
 
 
 def _may_share(config: StudyConfig, space: SearchSpace) -> bool:
-    """Return true if trials train on GPUs, each on one of its own; trials in slots share a worker instead."""
+    """Return true if each trial trains on one GPU, and not in a slot of a worker, which shares a GPU already."""
     compute = config.compute
     in_slots = compute.slots != 1 and shares_backbone(config, space)
     return choose_device(compute).type == "cuda" and compute.ranks_of_trial == 1 and not in_slots
@@ -58,8 +59,11 @@ def _may_share(config: StudyConfig, space: SearchSpace) -> bool:
 
 def _measured(lead: Worker, config: StudyConfig, space: SearchSpace) -> tuple[int, str]:
     """Return the number of trials for each GPU, and a sentence on it."""
-    lead.use(lead.measure(dearest(space)).precision if config.compute.precision == "auto" else config.compute.precision)
-    probe = lead.probe(dearest(space), STEPS)
+    precision, largest = config.compute.precision, dearest(space)
+    lead.use(lead.measure(largest).precision if precision == "auto" else precision)
+    probe = lead.probe(largest, STEPS)
+    if not probe.feasible:
+        return 1, "Each GPU trains one trial: the dearest one does not fit into its memory."
     busy = lead.busy_share(space.hyperparameters(space.default_values()))
     trials = trials_per_gpu(probe, busy, cores=torch.get_num_threads() // workers_of(config.compute))
     train = "trains one trial" if trials == 1 else f"trains {trials} trials side by side"
@@ -73,21 +77,21 @@ def trials_per_gpu(probe: Probe, busy: float, *, cores: int) -> int:
     """Return the number of trials on a GPU, a power of two, with the shortest time to a good score.
 
     Args:
-        probe: of the trial that takes the most memory.
+        probe: of the trial that takes the most memory; it fits.
         busy: share of the time of a typical trial in which it uses the GPU, in (0, 1].
         cores: of the machine, for each GPU; each trial's process needs one.
     """
     doubled = [2**power for power in range(MOST_TRIALS.bit_length())]
     fitting = [n for n in doubled if n <= cores and n * SPARE_MEMORY * probe.peak_memory_bytes <= probe.room_bytes]
     rates = speedups(busy)
-    return best_slots({n: rates[n] for n in {1, *fitting}}) if probe.feasible else 1
+    return best_slots({n: rates[n] for n in {1, *fitting}})
 
 
 def speedups(busy: float) -> dict[int, float]:
     """Return n -> steps per second of n processes that take turns on a GPU, over those of one; n from 1.
 
-    By mean value analysis of a closed network of one queue (Reiser and Lavenberg 1980): a process that needs the GPU
-    waits for all that are there already, and needs it for the share `busy` of the time of its step alone.
+    By mean value analysis of a closed network (Reiser and Lavenberg 1980): alone, a process uses the GPU for the share
+    `busy` of a step; beside others, it first waits for those that queue there on average with one process less.
     """
     found, waiting = dict[int, float](), 0.0
     for processes in range(1, MOST_TRIALS + 1):

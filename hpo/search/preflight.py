@@ -171,7 +171,7 @@ def shares_backbone(config: StudyConfig, space: SearchSpace) -> bool:
 
 
 def best_slots(rates: Mapping[int, float]) -> int:
-    """Return the number of trials to train together in a worker, for the least time to a good score.
+    """Return the number of trials to train together, in a worker or on a GPU, for the least time to a good score.
 
     Args:
         rates: number of trials trained together, including 1 -> steps per second of all; or empty.

@@ -35,7 +35,7 @@ MOST_SLOTS = 16
 SLOT_STEPS = 4
 """Steps measured with each number of trials; the fastest counts."""
 BUSY_STEPS = 8
-"""Steps whose kernels are timed."""
+"""Steps that are timed together, without and with torch's profiler."""
 WORTH_DOUBLING = 1.05
 """Least speed-up so far for which twice as many trials are measured."""
 

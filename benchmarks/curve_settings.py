@@ -12,6 +12,7 @@ Run: python benchmarks/curve_settings.py --curves FILE... [--seeds 16] [--first-
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +20,7 @@ from curves import RATES, SHIPPED, Task, mapped, name_of
 from intervals import interval
 
 Logs = Mapping[Path, Sequence[float]]
-"""Table -> logarithm of the average trials of each seed, in the mean over the rates of the default."""
+"""Table -> for each seed, the logarithm of the average trials, as mean over the rates of the default."""
 
 
 def main() -> None:
@@ -44,20 +45,17 @@ def main() -> None:
 
 
 def measured(setting: str, paths: Sequence[Path], seeds: Sequence[int], processes: int) -> Logs:
-    """Return the searches of a setting, all seeds on all tables."""
+    """Search with a setting on all tables, from all seeds."""
     tasks = [
         Task(path=path, rate=rate, workers=1, method=SHIPPED, seed=seed, overrides=tuple(setting.split()))
         for path in paths for seed in seeds for rate in RATES
     ]  # fmt: skip
-    times = dict(zip(tasks, map(math.log, mapped(tasks, processes)), strict=True))
-    return {
-        path: [fmean(log for task, log in times.items() if (task.path, task.seed) == (path, seed)) for seed in seeds]
-        for path in paths
-    }
+    logs = map(math.log, mapped(tasks, processes))
+    return {path: [fmean(islice(logs, len(RATES))) for _ in seeds] for path in paths}
 
 
 def line(setting: str, logs: Logs, shipped: Logs) -> str:
-    """Return the line of a setting."""
+    """Return what is printed of a setting: its figure on each table, their mean, and the ratio to what is shipped."""
     of_seeds, of_shipped = ([fmean(seed) for seed in zip(*one.values(), strict=True)] for one in (logs, shipped))
     low, ratio, high = map(math.exp, interval([a - b for a, b in zip(of_seeds, of_shipped, strict=True)]))
     tables = "".join(f"{math.exp(fmean(of_table)):>14.2f}" for of_table in logs.values())
@@ -65,7 +63,7 @@ def line(setting: str, logs: Logs, shipped: Logs) -> str:
 
 
 def best_without(path: Path, found: Mapping[str, Logs]) -> str:
-    """Return the setting with the least time on all tables but one."""
+    """Return the setting with the least time on all tables but that one."""
     return min(found, key=lambda setting: fmean(fmean(of) for other, of in found[setting].items() if other != path))
 
 

@@ -38,7 +38,7 @@ LENGTHS = (16, 64, 256)
 LENGTH = 64
 """Tokens of a row, where lengths are not compared."""
 HEADS, HEAD_WIDTH = 12, 64
-"""Of attention alone."""
+"""Heads and the width of each, in the piece `unpadded`."""
 RUNS = {"cpu": 1, "cuda": 10}
 """Steps that are timed together: a GPU works through a queue."""
 WARM_STEPS = 3

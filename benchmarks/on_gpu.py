@@ -3,8 +3,8 @@
 The pieces: the machine; a step beside a bare loop, in fp32 and in bf16; which precision is measured to pay; a trial's
 seconds as a probe foretells them over those that it takes; its memory as hpo counts it and as nvidia-smi does; a
 checkpoint's seconds; LoRA trials of a decoder side by side; a step beside its matrix products alone; a trial beside
-one of transformers' Trainer; attention, compiled networks and processes side by side. `benchmarks/on_gpu.sh` runs them
-all, within five minutes.
+one of transformers' Trainer; how many trials share the GPU; attention, compiled networks and processes side by side.
+`benchmarks/on_gpu.sh` runs them all, within five minutes.
 
 Run: python benchmarks/on_gpu.py PIECE [--output FILE] [--device cpu]
 """
@@ -226,7 +226,7 @@ def kernels(folder: Path, device: str) -> Figures:
 def sharing(folder: Path, device: str) -> Figures:
     """Return, of each shape, how many trials `compute.workers: auto` puts on the GPU, and why.
 
-    Its forecast of steps per second is to be compared with what processes side by side take in `kernels`.
+    The piece `kernels` measures what `speedups` forecasts: the steps per second of several processes over those of one.
     """
     found: Figures = {}
     for name in SHAPES:

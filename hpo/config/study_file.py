@@ -279,9 +279,9 @@ class ComputeConfig(Typed):
             return self
         if self.runner in ("inline", "ray_tune"):
             raise ValueError(
-                "compute.workers is auto, which divides the GPUs of this machine among processes, but compute.runner is "
-                f"{self.runner}; choose processes, or with ray_tune give compute.gpus_per_trial instead, such as 0.5 "
-                "for two trials on each GPU."
+                "compute.workers is auto, which divides the GPUs of this machine among processes, but compute.runner "
+                f"is {self.runner}; choose processes, or with ray_tune give compute.gpus_per_trial instead, such as "
+                "0.5 for two trials on each GPU."
             )
         if self.gpus_per_trial is not None:
             raise ValueError(

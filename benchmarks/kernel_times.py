@@ -27,7 +27,6 @@ import torch
 from limits import batch_of, elapsed, loaded
 from limits import step_of as training_step_of
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -121,6 +120,8 @@ def unpadded(options: argparse.Namespace) -> Iterator[str]:
     if options.device == "cpu":
         yield "unpadded: only on a GPU"
         return
+    from torch.nn.attention.varlen import varlen_attn
+
     for length in LENGTHS:
         rows = options.tokens // length
         lengths = torch.linspace(length / 4, length, rows).long()

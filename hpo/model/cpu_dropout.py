@@ -54,8 +54,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p:
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
     if mask is not None:
         # Not infinity, which gives nan to queries that attend to nothing, such as padding beyond a sliding window.
-        least = torch.finfo(scores.dtype).min
-        scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask
+        least = torch.finfo(scores.dtype).min / 2
+        scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask.clamp_min(least)
     return torch.matmul(dropout(scores.softmax(-1).to(value.dtype), p), value)
 
 

@@ -84,14 +84,22 @@ def test_attention_with_dropped_weights_is_torchs_without_in_the_mean(mask: torc
     assert ((stacked.mean(0) - expected).abs() <= 6 * stacked.std(0) / math.sqrt(draws) + 1e-6).all()
 
 
-def test_queries_that_attend_to_nothing_give_numbers_and_finite_gradients():
-    """Sliding windows leave such queries beyond a text's end; nan there would spread through the values of a layer."""
-    states = torch.randn(1, 1, 8, 4, requires_grad=True)
-    places = torch.arange(8)
-    mask = ((places[:, None] - places).abs() <= 2) & (places < 3)
+@pytest.mark.parametrize("kind", ["boolean", "added"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_that_attends_to_no_token_changes_nothing_else(kind: str, dtype: torch.dtype):
+    """ModernBERT's window reaches no text from padding far behind it; NaN there would reach all tokens."""
+    torch.manual_seed(0)
+    states = torch.randn(1, 2, 6, 8, dtype=dtype, requires_grad=True)
+    mask = torch.ones(6, 6, dtype=torch.bool).triu(-1).tril(1) & (torch.arange(6) < 3)
+    assert not mask[4:].any()
+    given_mask = mask if kind == "boolean" else torch.zeros(6, 6).masked_fill(~mask, -torch.inf)
+    found = attention(states, states, states, given_mask, 0.0, 0.5)
+    expected = functional.scaled_dot_product_attention(states, states, states, mask, 0.0, scale=0.5)
+    if dtype == torch.float32:
+        torch.testing.assert_close(found[..., :4, :], expected[..., :4, :])
     with CpuDropout():
-        found = functional.scaled_dot_product_attention(states, states, states, mask, 0.1)
-    found.sum().backward()
+        found = functional.scaled_dot_product_attention(states, states, states, given_mask, 0.3)
+    found.square().sum().backward()
     assert found.isfinite().all()
     assert states.grad.isfinite().all()
 

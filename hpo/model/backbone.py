@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class Backbone:
         # Copies on the CPU: weights that are initialised there are the same on every device.
         self._fresh_modules = {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
         self.layers = LayerStack(network)
-        self.checkpointing = GradientCheckpointing(transformer_layers(network)[1], device)
+        self.checkpointing = GradientCheckpointing(transformer_layers(network)[1])
         self.dropouts = Dropouts(network)
         plain = network.config.model_type in PREPARED_MASKS
         self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
@@ -167,8 +168,8 @@ class Backbone:
     def answer(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the same as `logits`, without cached hidden states."""
         last = {layer: self.checkpointing.of(forward) for layer, forward in self._last_layer.items()}
-        kernel = attention_kernel(self.device, precision, batch.width)
-        with autocast(self.device, precision), kernel, fast_dropout(self.device), forwards(last):
+        self.checkpointing.kernels = partial(fastest_kernels, self.device, precision, batch.width)
+        with autocast(self.device, precision), self.checkpointing.kernels(), forwards(last):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 
     def features(self, batch: Batch, precision: Precision) -> Tensor:
@@ -213,10 +214,12 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def attention_kernel(device: torch.device, precision: Precision, tokens: int) -> AbstractContextManager[object]:
-    """Return the context in which torch computes attention of rows of `tokens` tokens by the fastest kernel."""
+@contextmanager
+def fastest_kernels(device: torch.device, precision: Precision, tokens: int) -> Iterator[None]:
+    """Within the block, compute attention of rows of `tokens` tokens and dropout by the fastest kernels."""
     is_slow = device.type == "cpu" and precision == "bf16" and tokens <= SHORT_ROWS and torch.is_grad_enabled()
-    return sdpa_kernel(SDPBackend.MATH) if is_slow else nullcontext()
+    with sdpa_kernel(SDPBackend.MATH) if is_slow else nullcontext(), fast_dropout(device):
+        yield
 
 
 def compute_in_fp32(module: nn.Module) -> None:

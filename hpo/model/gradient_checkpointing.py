@@ -5,7 +5,7 @@ frozen layers are in evaluation mode, so the layers are wrapped here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,20 +13,20 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hpo.model.cpu_dropout import fast_dropout
 from hpo.model.randomness import RandomState
 
 
 class GradientCheckpointing:
     """A switch for the transformer layers of a network."""
 
-    def __init__(self, layers: nn.ModuleList, device: torch.device) -> None:
-        """Start switched off, for all these layers on a device."""
-        self._device = device
+    def __init__(self, layers: nn.ModuleList) -> None:
+        """Start switched off, for all these layers."""
         self._layers = list(layers)
         # A library may have replaced `forward` on the instance; that replacement is restored later.
         self._forwards = [layer.forward for layer in layers]
         self._is_on = False
+        self.kernels: Callable[[], AbstractContextManager[object]] = nullcontext
+        """Context in which the layers of a pass compute; the backward pass has left it, and enters it anew."""
         self.randoms: Sequence[RandomState] = ()
         """Generators of the trials whose rows share a pass; empty for a single trial, which uses torch's own."""
 
@@ -46,21 +46,22 @@ class GradientCheckpointing:
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
         states = [random.state for random in self.randoms]
-        again = partial(_repeated, self.randoms, states, self._device)
+        again = partial(_repeated, self.randoms, states, self.kernels)
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **named)
 
 
 @contextmanager
 def _repeated(
-    randoms: Sequence[RandomState], states: Sequence[list[torch.Tensor]], device: torch.device
+    randoms: Sequence[RandomState],
+    states: Sequence[list[torch.Tensor]],
+    kernels: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[None]:
-    """Repeat the same dropout masks, and leave the generators unchanged."""
+    """Repeat the same dropout masks by the same kernels, and leave the generators unchanged."""
     now = [random.state for random in randoms]
     for random, state in zip(randoms, states, strict=True):
         random.state = state
     try:
-        # The backward pass runs after the forward pass has left this context.
-        with fast_dropout(device):
+        with kernels():
             yield
     finally:
         for random, state in zip(randoms, now, strict=True):

@@ -87,8 +87,8 @@ def _precision(
     measured = asdict(lead.measure(dearest(space), left))
     if asked == "auto" and not measured["bf16_seconds"]:
         callback.note(
-            "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "
-            "compute.precision=bf16 asks for the other."
+            "Whether bf16 pays was not measured, for lack of time, of memory or of bf16 itself, so trials compute in "
+            "fp32; compute.precision=bf16 asks for the other."
         )
     return measured
 

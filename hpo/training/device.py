@@ -16,7 +16,7 @@ from hpo.data.batching import Rows, collate
 from hpo.data.stratify import stratified_sample
 from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import ConfigurationError, SpaceError
-from hpo.memory import if_memory_suffices
+from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.messages import Measurement, Precision
 from hpo.model.trial_model import TrialModel
 from hpo.space.consistency import cases
@@ -110,6 +110,11 @@ LEAST_GAIN = 1.1
 MOST_DIFFERENCE = 0.05
 """Largest relative distance (Euclidean) between bf16 and fp32 logits that count as equal."""
 
+
+class NotInBf16(Exception):
+    """A network that computes in fp32, but not in bf16."""
+
+
 Step = Callable[[Precision], Tensor]
 """A forward and backward pass over the same real batch; returns its logits."""
 
@@ -119,8 +124,8 @@ def measured_precision(
 ) -> Measurement:
     """Time training in both precisions, on fewer rows if memory or time is short, and choose.
 
-    A configured precision is not measured. If not even one row fits into memory, time is too short, or the device has
-    no bf16, fp32 is chosen without a measurement.
+    A configured precision is not measured. If not even one row fits into memory, time is too short, or the device or
+    the network has no bf16, fp32 is chosen without a measurement.
 
     Args:
         context: without a trial in training; its model is left unchanged.
@@ -136,7 +141,11 @@ def measured_precision(
         return _unmeasured(asked)
     rows = max(MEASURED_ROWS, hyperparameters.batch_size) if context.device.type == "cuda" else MEASURED_ROWS
     while rows and has_bf16(context.device):
-        if found := if_memory_suffices(partial(_measured, context, hyperparameters, rows, until)):
+        try:
+            found = if_memory_suffices(partial(_measured, context, hyperparameters, rows, until))
+        except NotInBf16:
+            break
+        if found:
             return found
         context.model.network.zero_grad(set_to_none=True)
         rows //= 2
@@ -218,7 +227,13 @@ def _step(context: TrainingContext, split: TokenizedSplit, rows: Rows) -> Step:
     targets, criterion = batch.targets.to(context.device), context.task.criterion(REPORTED, context.device)
 
     def step(precision: Precision) -> Tensor:
-        logits = context.model.logits(batch, precision)
+        try:
+            logits = context.model.logits(batch, precision)
+        except RuntimeError as error:
+            if precision == "fp32" or is_out_of_memory(error):
+                raise
+            # Some networks fill in numbers that bf16 does not hold, such as the DeBERTa of 2020.
+            raise NotInBf16 from error
         criterion(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
         context.model.network.zero_grad(set_to_none=True)
         return logits.detach()

@@ -1,16 +1,21 @@
+import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
-from hpo.messages import Precision
-from hpo.model.backbone import attention_kernel, autocast
+from hpo.messages import Ending, Precision
+from hpo.model.backbone import autocast, fastest_kernels
 from hpo.training.device import choose, measure, rows_within
 from hpo.training.worker import Worker, open_worker
+from tests.model.architectures import tiny_network
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 CPU = torch.device("cpu")
@@ -32,7 +37,7 @@ def test_autocast_computes_in_the_precision_asked_for():
 
 def test_short_rows_are_not_trained_in_bf16_by_the_flash_kernel_of_cpus():
     def is_fused(device: torch.device, precision: Precision, tokens: int) -> bool:
-        with attention_kernel(device, precision, tokens):
+        with fastest_kernels(device, precision, tokens):
             return torch.backends.cuda.flash_sdp_enabled()
 
     assert not is_fused(CPU, "bf16", 128)
@@ -91,6 +96,20 @@ def test_in_too_little_time_fp32_is_chosen(worker: Worker):
     measurement = worker.measure(tiny_hyperparameters(max_length=16), 1e-9)
     assert (measurement.precision, measurement.bf16_seconds) == ("fp32", 0.0)
     assert worker.measure(tiny_hyperparameters(max_length=16), 1e9).bf16_seconds > 0
+
+
+def test_a_network_without_bf16_is_trained_in_fp32(tiny_bert: Path, texts: Path, tmp_path: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    network = tiny_network("deberta")
+    network.resize_token_embeddings(len(AutoTokenizer.from_pretrained(tmp_path)))
+    network.base_model.save_pretrained(tmp_path)
+    config = tiny_study(tmp_path, texts, compute={"device": "cpu", "precision": "auto"})
+    worker = open_worker(config, load_splits(config.data, config.seed))
+    for seconds in (math.inf, 60.0):
+        measured = worker.measure(tiny_hyperparameters(max_length=16), seconds)
+        assert (measured.precision, measured.bf16_seconds) == ("fp32", 0.0)
+    _, outcome = trained(worker, tiny_assignment(tiny_hyperparameters(max_length=16)))
+    assert outcome.ending is Ending.COMPLETED
 
 
 def test_a_study_that_trains_little_of_the_model_is_measured_by_that(worker: Worker, monkeypatch: pytest.MonkeyPatch):

@@ -107,8 +107,16 @@ def portfolio() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def record(name: str, folder: Path, trials: int) -> None:
-    """Train the bank of a data set and measure the paces; resume what was interrupted."""
+def record(name: str, folder: Path, trials: int, *, turns: int = DEFAULT_TURNS, others: int = OTHERS) -> None:
+    """Train the bank of a data set and measure the paces; resume what was interrupted.
+
+    Args:
+        name: of the data set.
+        folder: of the bank.
+        trials: random configurations of the bank.
+        turns: number of times that each way trains the default.
+        others: number of other configurations that each way trains once.
+    """
     config = study(
         name, folder, search={"sampler": "random"}, budget={"trials": trials},
         evaluation={"full_reports": FULL_REPORTS, "rung_rows": ladder_data.VALIDATION},
@@ -119,10 +127,10 @@ def record(name: str, folder: Path, trials: int) -> None:
     recording = export_curves(open_database(config.store.url), name)
     (folder / f"{name}-curves.jsonl").write_text(to_lines(recording))
     print(f"{name}: {len(recording.curves)} curves, best {results.best.score if results.best else None}", flush=True)
-    time_ways(name, folder, [dict(curve.hyperparameters) for curve in recording.curves])
+    time_ways(name, folder, [dict(curve.hyperparameters) for curve in recording.curves], turns, others)
 
 
-def time_ways(name: str, folder: Path, configurations: Sequence[Mapping[str, Any]]) -> None:
+def time_ways(name: str, folder: Path, configurations: Sequence[Mapping[str, Any]], turns: int, others: int) -> None:
     """Train the same configurations in each way, in turns, and append the seconds of each trial to a file."""
     paths, lines = ladder_data.write(name, folder), folder / f"{name}-seconds.jsonl"
     known = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
@@ -132,7 +140,7 @@ def time_ways(name: str, folder: Path, configurations: Sequence[Mapping[str, Any
         loop.open()
     ways = {way: partial(seconds_of, partial(loop.train, seed=0)) for way, loop in loops.items()}
     ways[OURS] = partial(seconds_of, own_trial(name, folder))
-    chosen = [(0, turn) for turn in range(DEFAULT_TURNS)] + [(other, 0) for other in range(1, 1 + OTHERS)]
+    chosen = [(0, turn) for turn in range(turns)] + [(other, 0) for other in range(1, 1 + others)]
     planned = [(way, *one) for one in chosen for way in sorted(ways, reverse=one[1] % 2 == 1)]
     ways[RAY] = partial(ray_seconds, name, folder, loops[HALVING].bf16)
     for way, number, turn in [*planned, (RAY, 0, 0)]:

@@ -40,7 +40,7 @@ SHARING = {"head", "lora"}
 """Methods that leave the pretrained weights as they are."""
 KEPT_OF_DOUBLE = 0.9
 """Value of a trial relative to one in a search with half the slots, which learns from each result earlier: on published
-learning curves a search with eight workers took a sixth of the time of one with one worker, and 0.9**3 * 8 is about 6."""
+learning curves a search with eight workers took a sixth of the time of one with one worker, and 0.9**3 * 8 is 6."""
 LEAST_GAIN = 1.1
 """Least speed-up to a good score for which trials are trained together."""
 JOINT = ("gp", "cmaes")

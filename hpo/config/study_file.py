@@ -1,42 +1,15 @@
 """Study configuration: model, data, task, search, budget, compute and store, typed and torch-free."""
 
-import os
-from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hpo.config.hyperparameters import OneOrMore
 from hpo.config.parsing import Typed
-from hpo.config.study_names import checked_study_name
 from hpo.config.tasks import TASK_FACTS, TaskConfig, unused_sentence
-from hpo.config.times import parse_duration, parse_moment
+from hpo.config.value_types import Delimiter, Duration, FilesUrl, Folder, LocalPath, Moment, Name, Texts
 from hpo.space.space_file import AUTO
 
-
-def _duration(text: str) -> str:
-    parse_duration(text)
-    return text
-
-
-def _moment(text: str) -> str:
-    # A moment that is past now may have been in the future when the study began; `limits_of` refuses it at a start.
-    parse_moment(text, datetime.min.replace(year=2, tzinfo=UTC))
-    return text
-
-
-def _delimiter(text: str) -> str:
-    character = NAMED_DELIMITERS.get(text, text)
-    if len(character) != 1 or character.isalnum() or character in "\"'\r\n":
-        raise ValueError(
-            f"'data.delimiter' is {text!r}, but cells are divided by one character that is no letter, digit or "
-            f"quotation mark; give it in quotes, or its name: comma, semicolon, tab, pipe."
-        )
-    return character
-
-
-NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 DEFAULT_TRIALS = 40
 DEFAULT_RUNG_ROWS = 200
 
@@ -46,16 +19,6 @@ PrunerName = Literal[
 ]  # fmt: skip
 FOLD_PRUNERS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
-
-Name = Annotated[str, AfterValidator(checked_study_name)]
-LocalPath = Annotated[str, BeforeValidator(lambda one: os.path.expanduser(one) if isinstance(one, str | Path) else one)]
-"""A path or another name; a leading `~` is expanded to the home folder, because no shell does it in study files."""
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-Moment = Annotated[
-    str, BeforeValidator(lambda moment: str(moment) if isinstance(moment, date) else moment), AfterValidator(_moment)
-]
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
-FilesUrl = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+://.+")]
 
 
 class ModelConfig(Typed):
@@ -103,7 +66,7 @@ class DataConfig(Typed):
     """Share of the training rows that becomes validation if `validation` is not given."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training rows that becomes the test split if `test` is not given; 0 for no test split."""
-    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
+    delimiter: Delimiter | None = None
     """Character between the cells of CSV and TSV files, or its name: comma, semicolon, tab, pipe. Null detects it."""
     rare_labels: Literal["refuse", "drop", "merge"] = "refuse"
     """How labels with too few training rows to be trained and scored on are treated: `refuse` ends with an error,
@@ -176,14 +139,14 @@ class BudgetConfig(Typed):
 
     trials: OneOrMore | None = None
     """Trials of the study in total, including earlier runs. Null for 40, or with a time limit for as many as fit."""
-    time: Annotated[str, AfterValidator(_duration)] | None = None
+    time: Duration | None = None
     """Duration of the search: `8h`, `90m`, `1h30m`."""
     until: Moment | None = None
     """Time of day or date at which the search ends: the next `07:30`, or `2026-11-23 07:30`."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
     """GPU hours of training, summed over all devices and earlier runs. A trial on four GPUs uses four per hour, a trial
     that shares its GPU with another uses half of one. On a CPU, hours of all workers."""
-    trial_time: Annotated[str, AfterValidator(_duration)] | None = None
+    trial_time: Duration | None = None
     """Longest time of one trial. A trial that exceeds it is pruned and counts as infeasible. Null for no limit."""
     patience: OneOrMore | None = None
     """Finished trials without improvement after which the search ends. Null for no such limit. Once the default has
@@ -367,11 +330,6 @@ class StudyConfig(Typed):
     def with_slots(self, slots: int) -> Self:
         """Return this study with that number of slots in each worker, which was measured."""
         return self.model_copy(update={"compute": self.compute.model_copy(update={"slots": slots})})
-
-    def with_trials_per_gpu(self, trials: int) -> Self:
-        """Return this study with that many trials on each GPU, as `workers: auto` measured."""
-        share = {"workers": None, "gpus_per_trial": None if trials == 1 else 1 / trials}
-        return self.model_copy(update={"compute": self.compute.model_copy(update=share)})
 
     @property
     def pruner(self) -> PrunerName:

@@ -42,12 +42,18 @@ def with_shared_gpus(
     if config.compute.workers != "auto":
         return config
     if not _may_share(config, space):
-        return config.with_trials_per_gpu(1)
+        return _with_trials(config, 1)
     callback.note("Measuring how many trials to train side by side on a GPU.")
     with TemporaryDirectory() as folder, open_processes(config, splits, Path(folder), is_ending) as pool:
         trials, sentence = _measured(pool.lead, config, space)
     callback.note(sentence)
-    return config.with_trials_per_gpu(trials)
+    return _with_trials(config, trials)
+
+
+def _with_trials(config: StudyConfig, per_gpu: int) -> StudyConfig:
+    """Return the study with that many trials on each GPU."""
+    share = {"workers": None, "gpus_per_trial": None if per_gpu == 1 else 1 / per_gpu}
+    return config.model_copy(update={"compute": config.compute.model_copy(update=share)})
 
 
 def _may_share(config: StudyConfig, space: SearchSpace) -> bool:

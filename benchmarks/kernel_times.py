@@ -27,7 +27,7 @@ import torch
 from limits import batch_of, elapsed, loaded
 from limits import step_of as training_step_of
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.demo import demo_model_folder
@@ -244,8 +244,11 @@ def serve_rates(options: argparse.Namespace) -> None:
 
 def network(kind: str, options: argparse.Namespace) -> torch.nn.Module:
     """Return the model with a head, in training mode; with dropout of attention weights, torch fuses nothing."""
+    config = AutoConfig.from_pretrained(str(options.model))
+    # Not as an argument: decoders such as Llama know no such number.
+    config.attention_probs_dropout_prob = 0.0
     model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
-        str(options.model), attn_implementation=kind, attention_probs_dropout_prob=0.0
+        str(options.model), config=config, attn_implementation=kind
     )
     return model.to(options.device).train()
 

@@ -70,8 +70,6 @@ from hpo.space.space_file import space_of
 
 B2_TRIALS = 16
 QUICK_TRIALS, QUICK_SEEDS = 16, 5
-QUICK_TURNS: Mapping[str, int] = {"turns": 1, "others": 1}
-"""Trainings of each way that `quick` times: one of the default, and one other."""
 NEVER = 2.0
 """Time over T at which a search ends, and which counts if it has not reached its target by then."""
 LIVE_SEEDS, LIVE_SEED = 3, 1000
@@ -389,7 +387,8 @@ def main() -> int:
         options.trials, options.seeds = QUICK_TRIALS, QUICK_SEEDS
     if options.what in ("record", "quick"):
         for data in options.data:
-            record(data, options.folder, options.trials, **(QUICK_TURNS if options.what == "quick" else {}))
+            few = {"turns": 1, "others": 1} if options.what == "quick" else {}
+            record(data, options.folder, options.trials, **few)
     if options.what in ("replay", "quick"):
         return 1 if replay(options) else 0
     if options.what == "live":

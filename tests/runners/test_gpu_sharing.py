@@ -17,10 +17,10 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Measurement, Probe
 from hpo.runners import gpu_sharing
-from hpo.runners.callbacks import SearchCallback
 from hpo.runners.gpu_sharing import MOST_TRIALS, SPARE_MEMORY, speedups, trials_per_gpu, with_shared_gpus
 from hpo.runners.processes.worker_specs import runner_of, worker_specs_of, workers_of
 from hpo.search.preflight import space_of_study
+from tests.runners.test_measuring import Notes
 
 GIB = 2**30
 FULL = {"learning_rate": {"value": 1e-4}, "max_length": {"value": 16}}
@@ -100,14 +100,6 @@ class Lead:
 
     def busy_share(self, _hyperparameters: object) -> float:
         return 0.4
-
-
-class Notes(SearchCallback):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
 
 
 def study(space: dict[str, Any], **compute: Any) -> StudyConfig:

@@ -127,6 +127,8 @@ class Measurement:
     """Distance of bf16 logits from fp32 ones, divided by the norm of the fp32 ones."""
     precision: Precision
     """Precision that was chosen, or configured."""
+    unmeasured: str = ""
+    """Reason that bf16 was not measured; empty if it was, or if a precision is configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,5 +379,7 @@ class Outcome:
     are then equal only up to rounding."""
     micro_batch_size: int | None = None
     """Micro-batch size if memory did not suffice for whole batches; else None."""
+    out_of_memory: bool = False
+    """True if the attempt ended because memory ran out."""
     reason: str = ""
     """Reason of an ending other than `completed`: one line, without any text of the user's data."""

@@ -58,13 +58,14 @@ def demo(
     llm: Annotated[bool, typer.Option("--llm", help="Tune LoRA for SmolLM2-135M: seven minutes.")] = False,
 ) -> None:
     """Run an example search on a real model and real headlines. Needs no hub or account; takes about four minutes."""
-    from hpo.config.loading import load_config
+    from hpo.config.loading import load_study
     from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data
 
     written = write_demo_data(DEMO_DATA, small=llm)
     model = demo_decoder() if llm else {"name": str(demo_model_folder())}
     values = {f"data.{part}": path for part, path in written.items()} | {f"model.{key}": model[key] for key in model}
-    config = load_config(values=nested((DEMO_OF_LLM if llm else DEMO) | values | dict(given)))
+    values = nested((DEMO_OF_LLM if llm else DEMO) | values | dict(given))
+    config, _ = load_study(values=values, checks=partial(_gather_mistakes, output))
     _search(config, output, as_json)
 
 
@@ -94,11 +95,11 @@ def confirm(
 
     Without a study file or --model, hpo reads the study and its settings, except --notify, from the store.
     """
-    notes: Sequence[str] = ()
+    notes, checks = tuple[str, ...](), partial(_gather_mistakes, output)
     if describes_study(words, given, "hpo confirm"):
-        config, notes = study_of_words(words, given, "hpo confirm", partial(_gather_mistakes, output))
+        config, notes = study_of_words(words, given, "hpo confirm", checks)
     else:
-        config = study_of_store(words, given)
+        config = study_of_store(words, given, checks)
     if not config.confirmation.finalists:
         raise ConfigurationError("confirmation.finalists is 0, so nothing would be confirmed; give 1 or more.")
     _search(config, output, as_json, notes, searches=False)
@@ -121,18 +122,15 @@ def _gather_mistakes(output: Path | None, config: "StudyConfig", mistakes: Mista
 def _search(
     config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = (), *, searches: bool = True
 ) -> None:
-    """Run a search, show `notes` and then its progress, and write its result."""
+    """Run a search that has passed all checks, show `notes` and then its progress, and write its result."""
     from hpo.cli.live import callback_for
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
     from hpo.config.naming import with_translations_joined
-    from hpo.export.configs import MARK, default_output
-    from hpo.export.writing import check_writable
     from hpo.runners.callbacks import SearchCallbacks
-    from hpo.runners.run import run as run_study
+    from hpo.runners.run import run_checked
 
-    check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()
     try:
@@ -145,7 +143,7 @@ def _search(
             callback = SearchCallbacks(screen, log, notifier)
             for sentence in with_translations_joined(notes):
                 callback.note(sentence)
-            results = run_study(config, callback, stop, searches=searches)
+            results = run_checked(config, callback, stop, searches=searches)
             signals.end_timer()
             notifier.finished(interrupted=signals.came)
     except KeyboardInterrupt:

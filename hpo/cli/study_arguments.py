@@ -58,17 +58,20 @@ def study_of_words(
     return load_study(file, nested(given), overrides, needed, checks)
 
 
-def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "StudyConfig":
+def study_of_store(
+    words: Sequence[str] | None, given: Mapping[str, Any], checks: "StudyChecks | None" = None
+) -> "StudyConfig":
     """Return a study from the store, changed by a verb's overrides and options.
 
     The store has no recipients of notifications, which may be secret; they must be given again. A given time replaces
-    both times of the study; otherwise the study's time starts again.
+    both times of the study; otherwise the study's time starts again. `checks` are as in `study_of_words`.
 
     Raises:
         ConfigurationError: no such study, several if none was named, or a value out of range.
+        HpoError: a mistake that `checks` has gathered.
         NoResultError, StoreError: there is no study, or no store.
     """
-    from hpo.config.loading import load_config, merge
+    from hpo.config.loading import load_study, merge
     from hpo.store.results import read_search
 
     overrides = list(words or ())
@@ -79,7 +82,7 @@ def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "St
     if TIMES & {*given, *(override.partition("=")[0].strip() for override in overrides)}:
         merge(content, {"budget": {"time": None, "until": None}})
     merge(content, nested(given))
-    config = load_config(values=content, overrides=overrides)
+    config, _ = load_study(values=content, overrides=overrides, checks=checks)
     if (config.store.url, config.study) != (given["store.url"], results.name):
         raise ConfigurationError("Without a study file, give the store and the study by --store and --study.")
     return config

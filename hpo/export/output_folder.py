@@ -16,6 +16,7 @@ from shutil import rmtree
 
 from hpo.errors import ConfigurationError
 from hpo.export.writing import unwritable
+from hpo.files.disk import flush
 
 LOCK = "hpo.lock"
 
@@ -48,7 +49,11 @@ def atomic_folder(output: Path) -> Iterator[Path]:
                 # To know it before hours of training: where a disk is mounted nothing can take the place of a folder.
                 output.rename(part / "empty").rename(output)
             yield part
-            os.replace(part / "model", output)
+            model = part / "model"
+            for path in (*model.rglob("*"), model):
+                flush(path)
+            os.replace(model, output)
+            flush(output.parent)
     except OSError as error:
         raise unwritable(output, error) from error
 

@@ -58,7 +58,7 @@ def refuse_full(folder: Path, tensor_bytes: int, most_gib: float | None, freed: 
 
 
 def cache_bytes(folder: Path) -> int:
-    """Return the size limit of a cache file: a quarter of its disk's free space, or half of the memory if less.
+    """Return the size limit of cache files: a quarter of their disk's free space, or half of the memory if less.
 
     A file that is read repeatedly is held in memory, from which the system drops it when memory is short.
     """
@@ -72,11 +72,20 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield part
-        _flush(part)
+        flush(part)
         part.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
@@ -155,12 +164,3 @@ def _used(folder: Path) -> int:
 
 def _gib(count: int) -> str:
     return f"{max(count, 0) / GIB:.2f} GiB"
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

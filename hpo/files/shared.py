@@ -112,7 +112,9 @@ class RowFile:
         if not os.fstat(self._file).st_size:
             # Takes no disk space yet; its size shows every process which rows are stored.
             os.truncate(self._file, int(ends[ends <= most_bytes].max(initial=0)))
-        self.rows = int(np.searchsorted(ends, os.fstat(self._file).st_size, side="right"))
+        self.bytes = os.fstat(self._file).st_size
+        """Size of the file with all stored rows."""
+        self.rows = int(np.searchsorted(ends, self.bytes, side="right"))
         """Number of rows that are stored, the first ones."""
         self._is_sound = np.zeros(self.rows, dtype=np.bool_)
         """Records that this process has verified: their digests are not computed again."""

@@ -87,18 +87,20 @@ class Backbone:
         self._displaced: dict[str, nn.Module] = {}
         self._mounted: Mapping[str, nn.Module] = {}
         self._given: Given = all_computed
-        self._last_layer: Mapping[nn.Module, Forward] = first_token_forward(network)
         self.evaluation_tokens: int | None = None
         """Tokens of a batch in evaluation, lowered if memory ran out."""
         self.tokenizer = tokenizer
         self.network = network.to(device)
         self.device = device
+        self._last_layer: Mapping[nn.Module, Forward] = {}
+        self.compute_first_token()
 
     @torch.no_grad()
     def reset(self, seed: int, head_scale: float | None = None) -> None:
         """Restore pretrained weights that were trained, and initialise the head from `seed`: the same on every device.
 
-        The model then has all its layers; `layers.keep` must follow for a trial that keeps fewer.
+        The model then computes all its layers for all tokens. `layers.keep` must follow for a trial that keeps fewer
+        layers, and `compute_first_token` for one that may compute less.
 
         Args:
             seed: of the new weights; equal seeds draw the same directions at every scale.
@@ -106,7 +108,7 @@ class Backbone:
         """
         # All layers first, because a module may be mounted in a layer that a trial left out.
         self.layers.keep(None)
-        self.compute_first_token(True)
+        self._last_layer = {}
         self.mount({})
         with torch.random.fork_rng(devices=[]):
             # Only the CPU's generator: `torch.manual_seed` would seed the generators of all devices too.
@@ -135,9 +137,9 @@ class Backbone:
             self._pretrained = _kept(pretrained, self._shared)
         return self._pretrained
 
-    def compute_first_token(self, on: bool) -> None:
-        """Compute the last of the kept layers for the first token alone, if the head reads no other, or for all."""
-        self._last_layer = first_token_forward(self.network) if on else {}
+    def compute_first_token(self) -> None:
+        """Compute the last of the kept layers for the first token alone, if the head reads no other."""
+        self._last_layer = first_token_forward(self.network)
 
     def mount(self, modules: Mapping[str, nn.Module], given: Given = all_computed) -> None:
         """Mount modules at their paths in the network, and restore the network's own at all other paths.

@@ -127,6 +127,8 @@ class StateCache:
         self._shared, self._network = shared, network
         self._block_tokens, self._is_timed = BLOCK_TOKENS[device.type], device.type != "cpu"
         self._opened: dict[tuple[object, ...], RowStates | None] = {}
+        self._taken = 0
+        """Bytes of the files that this process opened."""
         self.is_on = True
 
     def of(self, split: TokenizedSplit, depth: int, width: int, dtype: torch.dtype) -> RowStates | None:
@@ -141,8 +143,11 @@ class StateCache:
     def _open(self, split: TokenizedSplit, made_of: list[object], token_bytes: int) -> RowStates | None:
         path = self._shared.rows_path("states", made_of) if self._shared else None
         try:
-            most = cache_bytes(path.parent if path else Path(gettempdir()))
+            # With their whole sizes, which they may still grow to.
+            taken = sum(one.stat().st_size for one in path.parent.glob("*.rows")) if path else self._taken
+            most = cache_bytes(path.parent if path else Path(gettempdir())) - taken
             file = RowFile(path, split.tokens.lengths * token_bytes, most)
+            self._taken += file.bytes
         except OSError as error:
             self.stop(error)
             return None

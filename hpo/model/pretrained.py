@@ -57,8 +57,9 @@ def load_model(
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
     source = str(Path(config.name).expanduser()) if is_folder(config.name) else config.name
-    # Not set on the tokenizer, which could not be saved with it.
-    quantized = {"quantization_config": _in_four_bits()} if config.quantization else {}
+    # Not set on the tokenizer, which could not be saved with it. By default bitsandbytes loads onto a GPU, but the
+    # backbone takes a network on the CPU, and moves it.
+    quantized = {"quantization_config": _in_four_bits(), "device_map": {"": "cpu"}} if config.quantization else {}
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     # transformers shows its progress in reading GGUF whatever its settings.
     with quietly(), redirect_stderr(io.StringIO()) if config.gguf_file else nullcontext():

@@ -61,7 +61,8 @@ class TrialModel:
         if not self._method.shares:
             backbone.hold_pretrained()
         backbone.layers.keep(hyperparameters.kept_layers)
-        backbone.compute_first_token(hyperparameters.method != "head")
+        if hyperparameters.method != "head":
+            backbone.compute_first_token()
         backbone.dropouts.put(hyperparameters.dropout, hyperparameters.attention_dropout)
         self.parameters: dict[str, nn.Parameter] = select_parameters(backbone.network, backbone.fresh, hyperparameters)
         """Name -> trained parameter."""
@@ -119,6 +120,12 @@ class TrialModel:
             whole, trained = self.backbone.hold_pretrained()[f"{path}.weight"], rows.weight.detach().cpu()
             weights[f"{path}.weight"] = whole.index_copy(0, rows.tokens.cpu(), trained)
         return weights
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of `weights`, which are not assembled for it."""
+        whole = {f"{path}.weight": self.backbone.hold_pretrained()[f"{path}.weight"] for path in self._embeddings}
+        return sum(weight.nbytes for weight in {**self.parameters, **whole}.values())
 
     def pretrained(self) -> dict[str, Tensor]:
         """Return name -> pretrained value of the trained weights that have one, on the device; read only."""

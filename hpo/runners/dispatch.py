@@ -7,7 +7,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
@@ -36,6 +36,8 @@ class _Held:
     waiting: dict[int, Assignment] = field(default_factory=dict)
     ends_at: dict[int, float] = field(default_factory=dict)
     """Expected end of each running trial, in seconds since 1970, if known."""
+    out_of_memory: list[Outcome] = field(default_factory=list)
+    """Outcomes, not recorded yet, of trials that ran out of memory beside others that still train."""
     last_message_at: float = 0.0
     """Time of the worker's last message, in seconds of listening."""
 
@@ -52,7 +54,7 @@ class _Held:
     def slots(self, capacity: Capacity) -> int:
         """Return how many trials the worker trains at once, given its assignments."""
         alone = capacity.slots > 1 and any(one.alone for one in self.all.values())
-        return 1 if alone else capacity.slots
+        return 1 if alone or self.out_of_memory else capacity.slots
 
     def remove(self, trial: int) -> None:
         """Forget a trial whose outcome is known."""
@@ -295,8 +297,7 @@ class Dispatch:
                 if self._coordinator.forecasts.progressed(message):
                     self._expect(held, message.trial)
             case Outcome():
-                held.remove(message.trial)
-                self._finish(message)
+                self._end(held, message)
             case Note():
                 self._callback.note(f"{worker}: {message.sentence}")
             case WorkerLost():
@@ -320,6 +321,18 @@ class Dispatch:
         assignment = held.training.get(trial) if self._pool.prefetch else None
         if assignment and (left := self._coordinator.expected_seconds(assignment)) is not None:
             held.ends_at[trial] = self._clock() + left
+
+    def _end(self, held: _Held, outcome: Outcome) -> None:
+        if outcome.out_of_memory and len(held.training) > 1 + len(held.out_of_memory):
+            # Others took a part of the memory. Once these have ended, it is tried alone.
+            held.out_of_memory.append(outcome)
+            return
+        held.remove(outcome.trial)
+        self._finish(outcome)
+        if held.out_of_memory and len(held.training) == len(held.out_of_memory):
+            outcome = held.out_of_memory.pop()
+            self._coordinator.faults.alone.add(outcome.trial)
+            self._end(held, replace(outcome, ending=Ending.PAUSED))
 
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
@@ -377,8 +390,7 @@ class Dispatch:
 
     def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:
         """Return the end of an attempt that its worker cannot report, with the seconds since its start."""
-        trial = assignment.trial
-        seconds = self._clock() - held.began_at[trial] if trial in held.training else 0.0
+        seconds = self._clock() - held.began_at[assignment.trial] if assignment.trial in held.training else 0.0
         return assignment.ended(ending, reason, max(0.0, seconds))
 
 

@@ -15,7 +15,7 @@ from hpo.messages import Probe
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.processes.worker_specs import workers_of
-from hpo.search.preflight import best_slots, shares_backbone
+from hpo.search.preflight import shares_backbone, trials_together
 from hpo.search.trial_sizes import dearest
 from hpo.space.search_space import SearchSpace
 from hpo.training.device import choose_device
@@ -90,7 +90,7 @@ def trials_per_gpu(probe: Probe, busy: float, *, cores: int) -> int:
     doubled = [2**power for power in range(MOST_TRIALS.bit_length())]
     fitting = [n for n in doubled if n <= cores and n * SPARE_MEMORY * probe.peak_memory_bytes <= probe.room_bytes]
     rates = speedups(busy)
-    return best_slots({n: rates[n] for n in {1, *fitting}})
+    return trials_together({n: rates[n] for n in {1, *fitting}})
 
 
 def speedups(busy: float) -> dict[int, float]:

@@ -12,7 +12,7 @@ from hpo.errors import StudyMismatchError
 from hpo.messages import Precision
 from hpo.runners.callbacks import SearchCallback
 from hpo.search.coordinator import Coordinator
-from hpo.search.preflight import best_slots, shares_backbone
+from hpo.search.preflight import shares_backbone, trials_together
 from hpo.search.trial_sizes import dearest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
@@ -85,10 +85,10 @@ def _precision(
     if asked == "auto":
         callback.note(f"Measuring whether bf16 pays here{at_most(left)}; it is done once for the study.")
     measured = asdict(lead.measure(dearest(space), left))
-    if asked == "auto" and not measured["bf16_seconds"]:
+    if reason := measured["unmeasured"]:
         callback.note(
-            "Whether bf16 pays was not measured, for lack of time, of memory or of bf16 itself, so trials compute in "
-            "fp32; compute.precision=bf16 asks for the other."
+            f"Whether bf16 pays was not measured, because {reason}. Trials compute in fp32; compute.precision=bf16 "
+            "asks for the other."
         )
     return measured
 
@@ -109,7 +109,7 @@ def _slots(
         return 1
     callback.note(f"Measuring how many trials to train side by side{at_most(left)}; it is done once for the study.")
     rates = lead.slot_rates(values, left)
-    slots = best_slots(rates)
+    slots = trials_together(rates)
     if slots > 1:
         more = rates[slots] / rates[1]
         callback.note(

@@ -95,7 +95,12 @@ def run(
         HpoError: with one sentence, as listed in `hpo.errors`; nothing that was stored is lost.
     """
     refuse_no_study("hpo.run", config)
-    callback, stop = callback or SearchCallback(), stop or Event()
+    refuse_at_start(config)
+    return run_checked(config, callback or SearchCallback(), stop or Event(), searches=searches)
+
+
+def run_checked(config: StudyConfig, callback: SearchCallback, stop: Event, *, searches: bool) -> StudyResults:
+    """Do as `run`, for a study that has passed the start checks."""
     if not searches:
         _refuse_unsearched(config)
     files = files_folder(config)
@@ -122,12 +127,11 @@ def run(
 
 
 def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace, Splits]:
-    """Return the space and the data of a study, and pass notes on them to the callback.
+    """Return the space and the data of a study that has passed the start checks; the callback receives notes on them.
 
     Raises:
         HpoError: the study cannot be searched.
     """
-    refuse_at_start(config)
     space, splits = space_of_study(config), splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
         callback.note(sentence)

@@ -11,7 +11,7 @@ from datetime import datetime
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.data.readers.locations import refuse_missing
-from hpo.errors import Mistakes, SpaceError, StoreError
+from hpo.errors import ConfigurationError, Mistakes, SpaceError, StoreError
 from hpo.metrics.registry import refuse_unknown_metric
 from hpo.model.model_files import refuse_incomplete
 from hpo.search.budget import limits_of
@@ -59,6 +59,16 @@ def _refuse_past_end(config: StudyConfig) -> None:
     limits_of(config.budget, datetime.now(LOCAL_ZONE))
 
 
+def _refuse_several_inline(config: StudyConfig) -> None:
+    compute = config.compute
+    processes = compute.ranks_of_trial * (compute.requested_workers or 1)
+    if compute.runner == "inline" and processes > 1:
+        raise ConfigurationError(
+            f"compute.runner is inline, which trains in one process, but {processes} are requested by compute.workers, "
+            "ranks or gpus_per_trial; choose processes or ray_tune."
+        )
+
+
 def _refuse_unusable_cluster(config: StudyConfig) -> None:
     if config.compute.runner == "ray_tune":
         # Imported here because it imports the workers, which takes seconds.
@@ -91,6 +101,7 @@ def _refuse_missing_device(config: StudyConfig) -> None:
 CHECKS: tuple[Check, ...] = (
     _refuse_missing_sources,
     _refuse_past_end,
+    _refuse_several_inline,
     _refuse_unusable_cluster,
     _refuse_unknown_earlier,
 )

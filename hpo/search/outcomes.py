@@ -69,7 +69,7 @@ class Faults:
     _abort: str | None = None
     """Reason that the search ends; None before."""
     alone: set[int] = field(default_factory=set)
-    """Trials that shared a worker that died; each is trained alone from then on."""
+    """Trials that shared a worker that died, or ran out of memory; each is trained alone from then on."""
 
     def failed(self, trial: int, worker: str, reason: str) -> Fault:
         """Record that a trial failed, and return whether it is retried."""

@@ -170,7 +170,7 @@ def shares_backbone(config: StudyConfig, space: SearchSpace) -> bool:
     return config.compute.ranks_of_trial == 1 and len(kinds) == 1 and {method for method, _ in kinds} <= SHARING
 
 
-def best_slots(rates: Mapping[int, float]) -> int:
+def trials_together(rates: Mapping[int, float]) -> int:
     """Return the number of trials to train together, in a worker or on a GPU, for the least time to a good score.
 
     Args:
@@ -178,8 +178,8 @@ def best_slots(rates: Mapping[int, float]) -> int:
     """
     if not rates:
         return 1
-    found = {slots: rate * KEPT_OF_DOUBLE ** math.log2(slots) for slots, rate in rates.items()}
-    best = max(found, key=lambda slots: found[slots])
+    found = {trials: rate * KEPT_OF_DOUBLE ** math.log2(trials) for trials, rate in rates.items()}
+    best = max(found, key=lambda trials: found[trials])
     return best if found[best] >= LEAST_GAIN * found[1] else 1
 
 

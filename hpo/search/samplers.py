@@ -193,7 +193,7 @@ class PerTrialSampler(BaseSampler):
         """Build the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
         sees_all = self._window is None and not self.earlier
-        self._seen = None if sees_all else self._windowed(study)
+        self._seen = None if sees_all else windowed_study(study, self._window, self.earlier)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -222,9 +222,6 @@ class PerTrialSampler(BaseSampler):
     ) -> Any:
         """Propose one parameter independently."""
         return self._current.sample_independent(self._seen or study, trial, param_name, param_distribution)
-
-    def _windowed(self, study: Study) -> Study:
-        return windowed_study(study, self._window, self.earlier)
 
     def _made(self, *purpose: object) -> BaseSampler:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):

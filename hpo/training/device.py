@@ -109,10 +109,11 @@ LEAST_GAIN = 1.1
 """Least speed-up of bf16 that is worth its rounding."""
 MOST_DIFFERENCE = 0.05
 """Largest relative distance (Euclidean) between bf16 and fp32 logits that count as equal."""
+TOO_LITTLE_TIME = "there is too little time"
 
 
 class NotInBf16(Exception):
-    """A network that computes in fp32, but not in bf16."""
+    """A network that computes in fp32, but not in bf16; its text is the error."""
 
 
 Step = Callable[[Precision], Tensor]
@@ -138,18 +139,20 @@ def measured_precision(
     """
     asked, until = context.config.compute.precision, time.perf_counter() + most_seconds
     if asked != "auto":
-        return _unmeasured(asked)
+        return _unmeasured(precision=asked)
+    if not has_bf16(context.device):
+        return _unmeasured("the device has no bf16")
     rows = max(MEASURED_ROWS, hyperparameters.batch_size) if context.device.type == "cuda" else MEASURED_ROWS
-    while rows and has_bf16(context.device):
+    while rows:
         try:
             found = if_memory_suffices(partial(_measured, context, hyperparameters, rows, until))
-        except NotInBf16:
-            break
+        except NotInBf16 as error:
+            return _unmeasured(f"the model does not compute in bf16 ({error})")
         if found:
             return found
         context.model.network.zero_grad(set_to_none=True)
         rows //= 2
-    return _unmeasured()
+    return _unmeasured("there is too little memory")
 
 
 def measure(step: Step, rows: int, device: torch.device, until: float = math.inf) -> Measurement:
@@ -169,7 +172,7 @@ def measure(step: Step, rows: int, device: torch.device, until: float = math.inf
     while len(rounds) < ROUNDS and time.perf_counter() + round_seconds <= until:
         rounds.append((_seconds(step, "fp32", device), _seconds(step, "bf16", device)))
     if not rounds:
-        return _unmeasured()
+        return _unmeasured(TOO_LITTLE_TIME)
     # The fastest round: other load on the machine only adds time.
     fp32_seconds, bf16_seconds = (min(seconds) / rows for seconds in zip(*rounds, strict=True))
     return Measurement(
@@ -198,7 +201,7 @@ def _measured(context: TrainingContext, hyperparameters: Hyperparameters, rows: 
         longest = chosen[[split.tokens.lengths[chosen].argmax()]]
         rows = min(rows, rows_within(_step(context, split, longest), context.device, until))
         if rows < LEAST_ROWS:
-            return _unmeasured()
+            return _unmeasured(TOO_LITTLE_TIME)
         chosen = stratified_sample(context.train_strata, rows, context.config.seed)
     return measure(_step(context, split, chosen), rows, context.device, until)
 
@@ -233,7 +236,7 @@ def _step(context: TrainingContext, split: TokenizedSplit, rows: Rows) -> Step:
             if precision == "fp32" or is_out_of_memory(error):
                 raise
             # Some networks fill in numbers that bf16 does not hold, such as the DeBERTa of 2020.
-            raise NotInBf16 from error
+            raise NotInBf16(" ".join(str(error).split())) from error
         criterion(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
         context.model.network.zero_grad(set_to_none=True)
         return logits.detach()
@@ -241,8 +244,8 @@ def _step(context: TrainingContext, split: TokenizedSplit, rows: Rows) -> Step:
     return step
 
 
-def _unmeasured(precision: Precision = "fp32") -> Measurement:
-    return Measurement(fp32_seconds=0.0, bf16_seconds=0.0, difference=0.0, precision=precision)
+def _unmeasured(reason: str = "", precision: Precision = "fp32") -> Measurement:
+    return Measurement(fp32_seconds=0.0, bf16_seconds=0.0, difference=0.0, precision=precision, unmeasured=reason)
 
 
 def _seconds(step: Step, precision: Precision, device: torch.device) -> float:

@@ -18,7 +18,7 @@ from hpo.data.batching import Batch, Rows, evaluation_batches, padded_tokens
 from hpo.data.stratify import class_count, stratified_sample
 from hpo.distributed.rank_group import EndedOnOtherRank
 from hpo.errors import TrainingError
-from hpo.memory import CONTEXT_BYTES, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
+from hpo.memory import CONTEXT_BYTES, if_memory_suffices, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.messages import Dimensions, Ending, Probe, Timed
 from hpo.model.methods import transformer_layers
 from hpo.model.randomness import RandomState
@@ -34,8 +34,8 @@ MOST_SLOTS = 16
 """Largest number of trials in one worker that is measured."""
 SLOT_STEPS = 4
 """Steps measured with each number of trials; the fastest counts."""
-BUSY_STEPS = 8
-"""Steps that are timed together, without and with torch's profiler."""
+BUSY_STEPS, BUSY_ROUNDS = 8, 3
+"""Steps that are timed together, and how often without torch's profiler; the first round is a warm-up."""
 WORTH_DOUBLING = 1.05
 """Least speed-up so far for which twice as many trials are measured."""
 
@@ -97,7 +97,7 @@ def slot_rates(
         most_seconds: limit, which only the first step may exceed.
 
     Returns:
-        Number of trials -> steps per second of all together; empty if nothing was trained.
+        Number of trials -> steps per second of all together, as far as memory suffices; empty if nothing was trained.
 
     Raises:
         ModelError, ConfigurationError: the model does not support the hyperparameters.
@@ -109,16 +109,19 @@ def slot_rates(
     rates: dict[int, float] = {}
     trainings: list[OptimizerStep] = []
     batches: list[Batch] = []
+
+    def doubled() -> float:
+        for number in range(len(trainings), 2 ** len(rates)):
+            seed = context.config.seed + number
+            # It trains in all later measurements too; a schedule is not defined beyond its end.
+            trainings.append(context.begin(hyperparameters, seed, SLOT_STEPS * MOST_SLOTS.bit_length()))
+            rows = stratified_sample(context.train_strata, hyperparameters.batch_size, seed)
+            batches.append(make_batch(rows, [seed]))
+        return len(trainings) / _fastest(partial(_step_of_all, context, trainings, batches), until)
+
     try:
-        while not rates or _may_double(rates, until):
-            for number in range(len(trainings), 2 ** len(rates)):
-                seed = context.config.seed + number
-                trainings.append(context.begin(hyperparameters, seed, SLOT_STEPS))
-                batches.append(
-                    make_batch(stratified_sample(context.train_strata, hyperparameters.batch_size, seed), [seed])
-                )
-            step = partial(_step_of_all, context, trainings, batches)
-            rates[len(trainings)] = len(trainings) / _fastest(step, until)
+        while (not rates or _may_double(rates, until)) and (rate := if_memory_suffices(doubled)) is not None:
+            rates[len(trainings)] = rate
     finally:
         context.model.reset(0)
     return rates
@@ -141,7 +144,8 @@ def busy_share(context: TrainingContext, hyperparameters: Hyperparameters) -> fl
     rows = stratified_sample(context.train_strata, hyperparameters.batch_size, context.config.seed)
     make_batch = context.batch_maker(hyperparameters)
     try:
-        training = context.begin(hyperparameters, context.config.seed, BUSY_STEPS)
+        # The profiled steps are a round more; a schedule is not defined beyond its end.
+        training = context.begin(hyperparameters, context.config.seed, BUSY_STEPS * (BUSY_ROUNDS + 1))
 
         def steps() -> float:
             began = time.perf_counter()
@@ -152,7 +156,7 @@ def busy_share(context: TrainingContext, hyperparameters: Hyperparameters) -> fl
             return time.perf_counter() - began
 
         # The first steps allocate memory and choose kernels.
-        seconds = min(steps() for _ in range(3))
+        seconds = min(steps() for _ in range(BUSY_ROUNDS))
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             steps()
     finally:
@@ -239,7 +243,7 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
         peak_memory_bytes=peak_memory_bytes(context.device) + (CONTEXT_BYTES if context.device.type == "cuda" else 0),
         room_bytes=room_bytes(context.device),
         checkpoint_bytes=training.state_bytes,
-        weights_bytes=sum(weight.nbytes for weight in training.model.weights().values()),
+        weights_bytes=training.model.weights_bytes,
         first_loss=first_loss,
         metric_error=metric_error,
     )

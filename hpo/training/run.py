@@ -90,9 +90,8 @@ class Run:
         self._fitted: NDArray[np.float64] | None = None
         self._resumed_examples, self._resumed_seconds = 0, 0.0
         self._model: TrialModel | None = None
-        self._is_ready = False
-        self._noted_at = 0.0
-        self._noted_seen = 0
+        self._is_ready = self._is_out_of_memory = False
+        self._noted_at, self._noted_seen = 0.0, 0
         self._total = 0
         self._micro_batch_at_first = MicroBatch()
         self._steps = self._train()
@@ -354,6 +353,7 @@ class Run:
         if isinstance(error, EndedOnOtherRank):
             end = error.ending, error.reason
         elif is_out_of_memory(error):
+            self._is_out_of_memory = True
             end = Ending.INFEASIBLE, self._out_of_memory_reason(error)
         if end[0] is Ending.INFEASIBLE:
             self._micro_batch.restore(self._micro_batch_at_first)
@@ -373,10 +373,9 @@ class Run:
             self._model.forget_gradients()
         if ending is Ending.INFEASIBLE:
             release(self._context.device)
-        if self._checkpoints:
-            self._checkpoints.release()
-        if self._weights:
-            self._weights.release()
+        for files in (self._checkpoints, self._weights):
+            if files:
+                files.release()
         rows = self._micro_batch.at_once(self._hyperparameters.batch_size)
         return Outcome(
             trial=self.assignment.trial,
@@ -389,6 +388,7 @@ class Run:
             changes=tuple(self._state.changes),
             micro_batch_size=rows if rows < self._hyperparameters.batch_size else None,
             peak_memory_bytes=peak_memory_bytes(self._context.device),
+            out_of_memory=self._is_out_of_memory,
             reason=reason,
         )
 

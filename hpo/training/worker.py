@@ -215,13 +215,18 @@ class Worker:
         )
         self._runs[assignment.trial] = Run(assignment, self._context, self._clock)
 
-    def advance(self) -> list[Message]:
-        """Train all slots, step by step, until at least one has a message; an `Outcome` frees its slot."""
+    def advance(self, should_return: Callable[[], bool] = lambda: False) -> list[Message]:
+        """Train all slots, step by step, until at least one has a message; an `Outcome` frees its slot.
+
+        Without a message it ends after a step at which `should_return` returns true.
+        """
         self._since = time.perf_counter()
         messages: list[Message] = []
         while self._runs and not (messages := self._next_messages()):
             found = self._context.gradients.of_slots(list(self._waiting.values()))
             self._answers, self._waiting = dict(zip(self._waiting, found, strict=True)), {}
+            if should_return():
+                break
         self._seconds = self._clock()
         return messages
 

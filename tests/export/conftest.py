@@ -1,17 +1,20 @@
 """One tiny search, and what is exported of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
-from hpo.config.study_file import StudyConfig
+from hpo.config.study_file import ModelConfig, StudyConfig
 from hpo.export.configs import configuration_of, to_yaml
 from hpo.export.exported_file import Exported
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
+from tests.export.lora_cases import LORA, MODELS, Case
 from tests.models import save_tiny_bert, write_texts
 
 SPACE = {
@@ -72,3 +75,14 @@ def best_file(content: dict[str, Any], tmp_path: Path) -> Path:
     path = tmp_path / "best.yaml"
     path.write_text(to_yaml(content))
     return path
+
+
+@pytest.fixture
+def case(exported: Exported, tmp_path: Path) -> Callable[..., Case]:
+    def of(kind: str = "bert", dtype: str = "fp32", **values: Any) -> Case:
+        model = ModelConfig.model_validate({"name": str(MODELS[kind](tmp_path / kind)), "dtype": dtype})
+        made = Hyperparameters.model_validate(LORA | values)
+        chosen = exported.model_copy(update={"model": model, "hyperparameters": made})
+        return Case(exported=chosen, folder=tmp_path)
+
+    return of

@@ -14,7 +14,7 @@ from hpo.data.splits import Splits
 from hpo.export.exported_file import Exported
 from hpo.export.peft_script import peft_script, rows_json
 from hpo.export.retraining import compute_of, study_and_splits
-from tests.export.test_adapter import LORA, MODELS
+from tests.export.lora_cases import LORA, MODELS
 from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
 
 KINDS: dict[str, Callable[[Path], Path]] = {

@@ -4,12 +4,9 @@ import csv
 import io
 import json
 import os
-import resource
 import shutil
-import sys
 from ast import literal_eval
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,29 +22,22 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    GPT2Config,
-    GPT2Model,
-    PreTrainedTokenizerFast,
-    set_seed,
 )
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig
+from hpo.config.study_file import ModelConfig, StudyConfig
 from hpo.config.tasks import TaskConfig
 from hpo.data.labels import label_matrix
-from hpo.data.splits import Splits
-from hpo.errors import ConfigurationError, ModelError
-from hpo.export import model_folder
+from hpo.errors import ModelError
 from hpo.export.exported_file import Exported
-from hpo.export.model_folder import train_into
-from hpo.export.prediction import folder_model, prediction_input, predictions_csv
-from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
+from hpo.export.prediction import folder_model
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS, task_of
 from tests.command_line import Hpo
+from tests.export.lora_cases import LORA, MODELS, Case, asked_of, predicted
 from tests.gguf_model import NAME as GGUF
 from tests.gguf_model import save_tiny_gguf
-from tests.models import said_by_card, save_tiny_bert, save_tiny_llama, write_texts_of
+from tests.models import said_by_card, save_tiny_bert, write_texts_of
 from tests.scripts import of_texts, with_label_sets
 from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
 
@@ -56,56 +46,6 @@ LANGUAGE_MODELS: dict[str, tuple[Callable[[Path], Path], Any]] = {
     "decoder": (save_tiny_decoder, AutoModelForCausalLM),
     "masked model": (save_tiny_masked_model, AutoModelForMaskedLM),
 }
-LORA = {"method": "lora", "lora_rank": 4, "learning_rate": 5e-3, "batch_size": 8, "epochs": 3, "max_length": 16}
-
-
-def save_tiny_gpt2(folder: Path) -> Path:
-    """Save a random GPT-2, whose layers are `Conv1D`, and the tokenizer of the Llama."""
-    save_tiny_llama(folder)
-    set_seed(0)
-    shape = {"vocab_size": 40, "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}
-    GPT2Model(GPT2Config(**shape, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
-    return folder
-
-
-MODELS: dict[str, Callable[[Path], Path]] = {"bert": save_tiny_bert, "llama": save_tiny_llama, "gpt2": save_tiny_gpt2}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A configuration of LoRA."""
-
-    exported: Exported
-    splits: Splits
-    folder: Path
-
-    def trained(self, name: str, **options: Any) -> tuple[Path, list[str]]:
-        """Train it into a folder; return that and what was said."""
-        said: list[str] = []
-        train_into(self.folder / name, self.exported, compute_of(self.exported), "train", said.append, **options)
-        return self.folder / name, said
-
-    def probabilities(self) -> np.ndarray[Any, Any]:
-        """Return those of each label for each row of validation, by a model that is trained as for its folder."""
-        config, splits = study_and_splits(self.exported, compute_of(self.exported))
-        worker = open_trainer(self.exported, config, splits, self.folder)
-        retrain(worker, self.exported.assignment(), lambda _: None)
-        worker.trained(self.exported.assignment())
-        context = worker._context
-        tokens = context.tokenized(self.exported.hyperparameters.max_length)
-        found: np.ndarray[Any, Any] = context.predict(tokens["validation"]).probabilities
-        return found
-
-
-@pytest.fixture
-def case(exported: Exported, tmp_path: Path) -> Callable[..., Case]:
-    def of(kind: str = "bert", dtype: str = "fp32", **values: Any) -> Case:
-        model = ModelConfig.model_validate({"name": str(MODELS[kind](tmp_path / kind)), "dtype": dtype})
-        made = Hyperparameters.model_validate(LORA | values)
-        chosen = exported.model_copy(update={"model": model, "hyperparameters": made})
-        return Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
-
-    return of
 
 
 def said_of(model: Any, folder: Path, texts: tuple[str, ...], longest: int = 16) -> np.ndarray[Any, Any]:
@@ -118,20 +58,6 @@ def said_of(model: Any, folder: Path, texts: tuple[str, ...], longest: int = 16)
         ]
     found: np.ndarray[Any, Any] = torch.cat(rows).float().numpy()
     return found
-
-
-def predicted(folder: Path, texts: tuple[str, ...], *overrides: str) -> list[tuple[str, float]]:
-    """Return what `hpo predict` says of texts, and how probable that is."""
-    return [(row["prediction"], float(row["probability"])) for row in asked_of(folder, texts, *overrides)]
-
-
-def asked_of(folder: Path, texts: tuple[str, ...], *overrides: str) -> list[dict[str, str]]:
-    """Return the rows that `hpo predict` writes for texts."""
-    source = folder.parent / "in.csv"
-    with source.open("w", newline="") as stream:
-        csv.writer(stream).writerows([["text"], *([text] for text in texts)])
-    asked = prediction_input(folder, str(source), overrides)
-    return [*csv.DictReader(io.StringIO(predictions_csv(asked, ComputeConfig(device="cpu", threads=1))))]
 
 
 @pytest.mark.parametrize("scaling", ["standard", "rslora"])
@@ -228,7 +154,7 @@ def test_label_words_are_handed_on(exported: Exported, tmp_path: Path, kind: str
             "hyperparameters": Hyperparameters.model_validate(LORA),
         }
     )
-    of = Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
+    of = Case(exported=chosen, folder=tmp_path)
     folder, _ = of.trained("model", merge=merge)
     said = predicted(folder, of.splits.validation.texts)
     assert [probability for _, probability in said] == pytest.approx(of.probabilities().max(axis=1), abs=1e-5)
@@ -250,7 +176,7 @@ def test_an_adapter_over_a_gguf_file_is_opened_by_the_name_of_the_file(
     values = Hyperparameters.model_validate(LORA | {"max_length": 48})
     task = TaskConfig.model_validate({"head": head} | ({"prompt": "{text} is of"} if head == "label_words" else {}))
     chosen = exported.model_copy(update={"model": model, "hyperparameters": values, "task": task})
-    of = Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
+    of = Case(exported=chosen, folder=tmp_path)
     folder, _ = of.trained("model")
     texts, expected = of.splits.validation.texts, of.probabilities()
     assert [probability for _, probability in predicted(folder, texts)] == pytest.approx(expected.max(axis=1), abs=1e-6)
@@ -278,7 +204,7 @@ def of_task(exported: Exported, folder: Path, task: str) -> Case:
     else:
         data = exported.data.model_copy(update={"train": str(write_texts_of(task, folder / "numbers.csv"))})
         chosen = of_texts(exported, data=data, metric="pearson", task=TaskConfig(name="regression"), **made)
-    return Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=folder)
+    return Case(exported=chosen, folder=folder)
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -323,76 +249,6 @@ def test_its_base_may_move_and_no_other_takes_its_place(case: Callable[..., Case
     other = save_tiny_bert(of.folder / "other", longest=31)
     with pytest.raises(ModelError, match=r"not those over which the adapter in .* was trained; say model\.name="):
         predicted(folder, texts, f"model.name={other}")
-
-
-@pytest.mark.parametrize("torn", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_torn_adapter_is_told_in_a_sentence(case: Callable[..., Case], torn: str) -> None:
-    folder, _ = case().trained("model")
-    (folder / torn).write_text("{")
-    with pytest.raises(ModelError, match=r"The adapter in .* cannot be read: "):
-        predicted(folder, ("goal",))
-
-
-def test_an_adapter_of_a_rank_that_cannot_be_is_told_in_a_sentence(case: Callable[..., Case]) -> None:
-    folder, _ = case().trained("model")
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 0}))
-    with pytest.raises(ModelError, match=r"cannot be read: adapter_config.json: 'lora_rank' is 0, but .* to 1\.$"):
-        predicted(folder, ("goal",))
-
-
-def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_training(
-    case: Callable[..., Case], exported: Exported
-) -> None:
-    full = Case(exported=exported, splits=case().splits, folder=Path("nowhere"))
-    with pytest.raises(ConfigurationError, match="the method is full, which writes the whole model anyway; leave it"):
-        full.trained("model", merge=True)
-    cut = case(kept_layers=1)
-    with pytest.raises(ConfigurationError, match="kept_layers is 1, but PEFT would put the adapter on"):
-        cut.trained("model")
-    folder, _ = cut.trained("model", merge=True)
-    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 1
-
-
-def test_an_adapter_that_peft_could_not_write_is_refused_before_training(
-    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lora = case()
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigurationError, match=r"PEFT, which writes the adapter, cannot be imported: .*--merge"):
-        lora.trained("model")
-    assert (lora.trained("model", merge=True)[0] / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("merge", [False, True])
-@pytest.mark.parametrize("file", ["weights", "tokenizer"])
-def test_a_disk_that_is_full_at_the_end_is_told_in_a_sentence(
-    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, file: str, merge: bool
-) -> None:
-    """The libraries that write both have errors of their own, with the system's error in the text."""
-    lora, name = case(), "_save_whole" if merge else "_save_adapter"
-    if file == "weights":
-        monkeypatch.setattr(model_folder, name, with_files_below(4_000, getattr(model_folder, name)))
-    else:
-        saved = PreTrainedTokenizerFast.save_pretrained
-        monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", with_files_below(1_000, saved))
-    with pytest.raises(ConfigurationError, match=r"Cannot write .*/model: File too large; name another place"):
-        lora.trained("model", merge=merge)
-    assert os.listdir(lora.folder) == ["bert"]
-
-
-def with_files_below(size: int, write: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that writes as `write` does, but no file of more than `size` bytes."""
-
-    def limited(*values: Any, **options: Any) -> Any:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            return write(*values, **options)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    return limited
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def killed_while_writing(output: Path) -> Path:
 def fill(output: Path) -> None:
     with atomic_folder(output) as part:
         (part / "model").mkdir()
+        (part / "model" / "model.safetensors").write_bytes(b"weights")
 
 
 def test_the_next_process_removes_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -47,6 +49,20 @@ def test_the_next_process_removes_what_a_killed_one_left(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == [output.name]
 
 
+def test_a_disk_that_is_full_only_when_it_is_flushed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(handle: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("model.safetensors"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    output = tmp_path / "model"
+    with pytest.raises(ConfigurationError, match="No space left"):
+        fill(output)
+    assert os.listdir(tmp_path) == []
+
+
 def test_folders_in_use_those_of_other_machines_and_of_other_programs_stay(tmp_path: Path) -> None:
     output, foreign = tmp_path / "model", tmp_path / ".model-mine.part"
     elsewhere = killed_while_writing(output)
@@ -55,7 +71,7 @@ def test_folders_in_use_those_of_other_machines_and_of_other_programs_stay(tmp_p
     with atomic_folder(output) as first:
         fill(tmp_path / "model")
         assert first.is_dir()
-        output.rmdir()
+        shutil.rmtree(output)
         (first / "model").mkdir()
     assert sorted(tmp_path.iterdir()) == sorted([output, foreign, elsewhere])
 

@@ -28,8 +28,8 @@ from hpo.export.training_arguments import OPTIMIZERS, SCHEDULES, to_training_arg
 from hpo.metrics.registry import METRICS as OURS
 from hpo.store.results import StudyResults
 from tests.command_line import Hpo
+from tests.export.lora_cases import LORA
 from tests.export.peft_scripts import PROMPTED, splits_of, with_values, written
-from tests.export.test_adapter import LORA
 from tests.gguf_model import NAME as GGUF
 from tests.gguf_model import save_tiny_gguf
 from tests.models import write_texts

@@ -22,8 +22,8 @@ from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import task_of
 from hpo.training.run_state import fold_runs
+from tests.export.lora_cases import MODELS
 from tests.export.peft_scripts import PROMPTED, splits_of, with_values, with_words, written
-from tests.export.test_adapter import MODELS
 from tests.models import write_texts
 from tests.scripts import of_texts, with_label_sets
 

@@ -11,11 +11,10 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ModelConfig, StudyConfig
 from hpo.data.splits import splits_of
 from hpo.export.exported_file import Exported
-from hpo.export.retraining import compute_of, study_and_splits
 from hpo.files import checkpoints
 from hpo.runners.run import run
 from hpo.training.worker import open_worker
-from tests.export.test_adapter import LORA, Case, predicted
+from tests.export.lora_cases import LORA, Case, predicted
 from tests.models import save_tiny_llama, tiny_assignment, tiny_hyperparameters, tiny_study, write_texts
 from tests.training.test_resumption import compare
 
@@ -65,7 +64,7 @@ def test_it_is_handed_on(quantized: StudyConfig, exported: Exported, tmp_path: P
     """As an adapter over 4 bits, or merged into the weights that these were made of, in 16."""
     model = ModelConfig.model_validate(quantized.model.model_dump())
     chosen = exported.model_copy(update={"model": model, "hyperparameters": Hyperparameters.model_validate(LORA)})
-    of = Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
+    of = Case(exported=chosen, folder=tmp_path)
     folder, said = of.trained("model", merge=merge)
     names = [name for name, _ in predicted(folder, of.splits.validation.texts)]
     right = [name == label for name, label in zip(names, of.splits.validation.labels, strict=True)]

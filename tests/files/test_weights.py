@@ -46,7 +46,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_remains(tmp_path: Pat
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk, "_flush", full_disk)
+    monkeypatch.setattr(disk, "flush", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_weights(at(tmp_path), {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before

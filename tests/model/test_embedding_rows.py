@@ -54,6 +54,7 @@ def after_training(bert: Backbone, task: Classification, values: dict[str, Any],
         training.take(gradients.of(model, batch))
     with training.evaluating():
         weights = {name: weight.clone() for name, weight in model.weights().items()}
+    assert model.weights_bytes == sum(weight.nbytes for weight in weights.values())
     return weights, model.parameters[f"{EMBEDDING}.weight"].shape
 
 

@@ -20,6 +20,7 @@ from transformers import (
 
 from hpo.data.batching import Batch, collate
 from hpo.data.tokenization import TokenizedSplit
+from hpo.files.shared import SharedFiles
 from hpo.model.backbone import Backbone
 from hpo.model.frozen_layers import FrozenLayers, StateCache
 from hpo.model.methods import frozen_layers, head_parameters
@@ -131,6 +132,20 @@ def test_nothing_is_kept_of_rows_that_are_not_known(tiny_bert: Path, task: Class
     with frozen.given(batch):
         found = model.backbone.answer(batch, "fp32")
     torch.testing.assert_close(found, model.backbone.answer(batch, "fp32"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_all_files_of_the_cache_together_keep_to_its_limit(
+    is_shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are sparse: none of the first takes space on the disk while the next is opened."""
+    most = 1900
+    monkeypatch.setattr("hpo.model.frozen_layers.cache_bytes", lambda _: most)
+    cache = StateCache(SharedFiles(tmp_path) if is_shared else None, "", CPU)
+    found = [cache.of(SPLIT, depth, 8, torch.float32) for depth in range(1, 6)]
+    rows = [0 if states is None else states._file.rows for states in found]
+    assert rows == [3, 3, 2, 0, 0]
+    assert sum(states._file.bytes for states in found if states) <= most
 
 
 def test_the_state_of_a_trials_dropout_is_left_as_it_is(tiny_bert: Path, task: Classification) -> None:

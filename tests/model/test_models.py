@@ -327,6 +327,24 @@ def test_remote_code_is_refused_in_a_sentence(task: Classification, monkeypatch:
     assert "model.trust_remote_code: true" in refused(task, "someone/some-model")
 
 
+def test_weights_in_4_bits_are_loaded_on_the_cpu_too(
+    tmp_path: Path, task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default transformers puts them on a GPU, where the backbone can take no fingerprint and no fresh head."""
+    given: dict[str, Any] = {}
+
+    def refuse(*_: object, **options: Any) -> None:
+        given.update(options)
+        raise OSError("It is enough.")
+
+    monkeypatch.setattr("hpo.model.pretrained._in_four_bits", lambda: "nf4")
+    monkeypatch.setattr("hpo.model.pretrained.refuse_incomplete", lambda _: None)
+    monkeypatch.setattr(Classification, "load", refuse)
+    with pytest.raises(ModelError):
+        load_model(ModelConfig(name=str(tmp_path), dtype="bf16", quantization="nf4"), task, CPU)
+    assert (given["quantization_config"], given["device_map"]) == ("nf4", {"": "cpu"})
+
+
 def test_loading_prints_nothing(study: StudyConfig, task: Classification, capfd: pytest.CaptureFixture[str]):
     load_model(study.model, task, CPU)
     assert capfd.readouterr() == ("", "")

@@ -5,6 +5,7 @@ An opener is found by its name in another process, and told nothing of the test:
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Counting:
     def apply(self, decision: Decision) -> None:
         self._asked = decision.action
 
-    def advance(self) -> list[Progress | Outcome]:
+    def advance(self, _should_return: Callable[[], bool]) -> list[Progress | Outcome]:
         time.sleep(0.01)
         assert self._assignment is not None
         self._counted += 1

@@ -28,7 +28,10 @@ class Lead:
 
     def measure(self, _hyperparameters: object, most_seconds: float) -> Measurement:
         self.limits.append(most_seconds)
-        return Measurement(fp32_seconds=0.1, bf16_seconds=self.bf16_seconds, difference=0.0, precision="fp32")
+        reason = "" if self.bf16_seconds else "there is too little time"
+        return Measurement(
+            fp32_seconds=0.1, bf16_seconds=self.bf16_seconds, difference=0.0, precision="fp32", unmeasured=reason
+        )
 
     def slot_rates(self, _hyperparameters: object, most_seconds: float) -> dict[int, float]:
         self.limits.append(most_seconds)
@@ -109,4 +112,6 @@ def test_without_time_nothing_is_tried_side_by_side(
     found, lead, notes = settings(study, Store(), most_seconds, bf16_seconds)
     assert found == ("fp32", 1)
     assert len(lead.limits) == 1
+    told = any(note.startswith("Whether bf16 pays was not measured") and "too little time" in note for note in notes)
+    assert told is (bf16_seconds == 0)
     assert notes[-1].startswith("There was too little time to measure how many trials to train side by side")

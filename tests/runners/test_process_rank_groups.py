@@ -71,6 +71,16 @@ def test_gpus_are_dealt_out_to_whole_workers(gpus) -> None:
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["6", "7"]
 
 
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_settings_of_the_allocator_that_the_user_has_made_are_kept(gpus, name: str) -> None:
+    gpus(1)
+    [spec] = worker_specs_of(ComputeConfig(), {})
+    environment = environment_of(spec, 0, {name: "max_split_size_mb:64"}, "secret")
+    settings = {key: value for key, value in environment.items() if key.endswith("ALLOC_CONF")}
+    assert settings == {name: "max_split_size_mb:64"}
+    assert environment_of(spec, 0, {}, "secret")["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+
+
 def test_a_worker_never_has_two_ranks_on_one_gpu(gpus) -> None:
     gpus(3)
     worker_specs = worker_specs_of(ComputeConfig(gpus_per_trial=2, workers=3), {})
@@ -108,11 +118,6 @@ def test_more_gpus_for_a_trial_than_there_are_is_refused(gpus, seen: int, comput
 def test_what_a_cluster_is_asked_for_is_not_held_against_this_machine(gpus) -> None:
     gpus(0)
     assert runner_of(ComputeConfig(runner="ray_tune", gpus_per_trial=8)) == "ray_tune"
-
-
-def test_one_process_cannot_be_several_ranks() -> None:
-    with pytest.raises(ConfigurationError, match=r"compute.runner is inline, .* by 2; choose processes or ray_tune"):
-        runner_of(ComputeConfig(runner="inline", ranks=2))
 
 
 # -- whole searches

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import pickle
 import socket
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -34,10 +35,10 @@ class Served(Counting):
         self.admitted.append(assignment)
         super().admit(assignment)
 
-    def advance(self) -> Any:
+    def advance(self, should_return: Callable[[], bool]) -> Any:
         for message in self._told.get(next(self._advances), ()):
             self._inbox.take(message)
-        return super().advance()
+        return super().advance(should_return)
 
     @property
     def metric(self) -> SelectionMetric:

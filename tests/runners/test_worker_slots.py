@@ -1,7 +1,8 @@
 """A worker with two slots, scripted, as the dispatch and the coordinator see it: admitted, pruned, lost together."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -71,6 +72,9 @@ class TwoSlots:
     def completed(self, trial: int) -> Outcome:
         assignment = self.training.pop(trial)
         return ended(assignment, Ending.COMPLETED, report_at(assignment, assignment.milestones[-1], 0.5 + trial / 100))
+
+    def runs_out_of_memory(self, trial: int) -> Outcome:
+        return replace(ended(self.training.pop(trial), Ending.INFEASIBLE), out_of_memory=True)
 
     def dies(self) -> Sequence[WorkerMessage]:
         self.training.clear()
@@ -210,7 +214,7 @@ class Served(Counting):
     def admit(self, assignment: Assignment) -> None:
         self.runs[assignment.trial] = assignment.seed
 
-    def advance(self) -> Any:
+    def advance(self, should_return: Callable[[], bool]) -> Any:
         self.beside.append(set(self.runs))
         self.runs = {trial: left - 1 for trial, left in self.runs.items()}
         over = [trial for trial, left in self.runs.items() if left == 0]
@@ -237,6 +241,23 @@ def test_a_worker_fills_its_slots_and_trains_beside_none_what_is_to_be_alone(alo
     assert begun == [0, 1, 2, 3]
     assert {one for beside in worker.beside if len(beside) == 2 for one in beside} <= {0, 1, 2, 3} - {alone}
     assert any(len(beside) == 2 for beside in worker.beside)
+
+
+def test_out_of_memory_beside_another_a_trial_is_tried_alone_before_it_is_infeasible(sqlite_url: str) -> None:
+    def script() -> Iterator[Sequence[WorkerMessage]]:
+        yield [worker.runs_out_of_memory(1)]
+        assert list(worker.training) == [0]
+        yield [worker.completed(0)]
+        [alone] = worker.training.values()
+        assert (alone.trial, alone.attempt, alone.alone) == (1, 2, True)
+        yield [worker.runs_out_of_memory(1)]
+
+    worker = TwoSlots()
+    worker.script = script()
+    with searched(sqlite_url, worker, budget={"trials": 2}):
+        pass
+    assert attempts(sqlite_url, 1) == ["paused", "infeasible"]
+    assert [trial.state for trial in plain_trials(sqlite_url)] == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
 # -- a real one

@@ -7,7 +7,7 @@ import pytest
 
 from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.errors import SpaceError
-from hpo.search.preflight import SETTINGS, best_slots, refuse_unfit_search, search_notes
+from hpo.search.preflight import SETTINGS, refuse_unfit_search, search_notes, trials_together
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.search_space import SearchSpace
@@ -200,7 +200,7 @@ def test_slots_are_refused_if_trials_cannot_share_a_backbone(
 
 
 @pytest.mark.parametrize(
-    ("rates", "slots"),
+    ("rates", "trials"),
     [
         ({1: 5.0}, 1),
         ({1: 5.0, 2: 10.0, 4: 20.0}, 4),
@@ -209,5 +209,5 @@ def test_slots_are_refused_if_trials_cannot_share_a_backbone(
         ({1: 0.0}, 1),
     ],
 )
-def test_the_number_of_slots_is_the_one_that_reaches_a_good_score_soonest(rates: dict[int, float], slots: int) -> None:
-    assert best_slots(rates) == slots
+def test_as_many_are_trained_together_as_reach_a_good_score_soonest(rates: dict[int, float], trials: int) -> None:
+    assert trials_together(rates) == trials

@@ -94,8 +94,14 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
 
 def test_in_too_little_time_fp32_is_chosen(worker: Worker):
     measurement = worker.measure(tiny_hyperparameters(max_length=16), 1e-9)
-    assert (measurement.precision, measurement.bf16_seconds) == ("fp32", 0.0)
+    assert (measurement.precision, measurement.unmeasured) == ("fp32", "there is too little time")
     assert worker.measure(tiny_hyperparameters(max_length=16), 1e9).bf16_seconds > 0
+
+
+def test_where_there_is_no_bf16_nothing_is_measured(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.training.device.has_bf16", lambda _: False)
+    found = worker.measure(tiny_hyperparameters())
+    assert (found.precision, found.fp32_seconds, found.unmeasured) == ("fp32", 0.0, "the device has no bf16")
 
 
 def test_a_network_without_bf16_is_trained_in_fp32(tiny_bert: Path, texts: Path, tmp_path: Path):
@@ -108,6 +114,7 @@ def test_a_network_without_bf16_is_trained_in_fp32(tiny_bert: Path, texts: Path,
     for seconds in (math.inf, 60.0):
         measured = worker.measure(tiny_hyperparameters(max_length=16), seconds)
         assert (measured.precision, measured.bf16_seconds) == ("fp32", 0.0)
+        assert measured.unmeasured.startswith("the model does not compute in bf16 (value cannot be converted")
     _, outcome = trained(worker, tiny_assignment(tiny_hyperparameters(max_length=16)))
     assert outcome.ending is Ending.COMPLETED
 
@@ -123,7 +130,7 @@ def test_a_study_that_trains_little_of_the_model_is_measured_by_that(worker: Wor
 
     monkeypatch.setattr(model, "logits", short)
     assert worker.measure(tiny_hyperparameters(max_length=16, method="head")).bf16_seconds > 0
-    assert worker.measure(tiny_hyperparameters(max_length=16)).bf16_seconds == 0
+    assert worker.measure(tiny_hyperparameters(max_length=16)).unmeasured == "there is too little memory"
 
 
 def test_where_rounds_do_not_fit_nothing_is_compared():

@@ -3,11 +3,14 @@
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
@@ -181,6 +184,18 @@ def test_what_a_metric_of_ones_own_dies_of_is_told(
     found = open_worker(config, load_splits(config.data, config.seed)).probe(tiny_hyperparameters(), 1)
     assert found.feasible
     assert found.metric_error == "task.metric 'own_of_few:score' raised ZeroDivisionError on 16 rows: division by zero."
+
+
+def test_the_busy_share_is_measured_within_the_schedule(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its end, the rate under `polynomial` would be a complex number."""
+    kernels = SimpleNamespace(device_type=DeviceType.CUDA, self_device_time_total=1.0)
+    of_cpu = SimpleNamespace(device_type=DeviceType.CPU, self_device_time_total=1e9)
+    profile = MagicMock()
+    profile.return_value.__enter__.return_value.key_averages.return_value = [kernels, of_cpu]
+    monkeypatch.setattr("hpo.training.probe.profile", profile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    worker._context.device = torch.device("cuda:0")
+    assert 0 < worker.busy_share(tiny_hyperparameters(schedule="polynomial", power=1.5)) < 1
 
 
 def test_in_folds(tiny_bert: Path, texts: Path) -> None:

@@ -1,17 +1,14 @@
 """Several trials over one frozen backbone: each is trained as if it were alone."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
@@ -19,7 +16,8 @@ from hpo.files import checkpoints
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import Slots, TrialModel
-from hpo.training.gradients import SlotBatch, micro_batches
+from hpo.training.context import TrainingContext
+from hpo.training.gradients import PASS_TOKENS, SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, open_worker
 from tests.models import save_tiny_bert, save_tiny_llama, tiny_assignment, tiny_hyperparameters, tiny_study
@@ -68,13 +66,15 @@ def alone(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
     return opened(tiny_bert, texts, 1, tmp_path / "one")
 
 
-def trained(worker: Worker, *assignments: Assignment) -> dict[int, tuple[list[Report], Outcome]]:
+def trained(
+    worker: Worker, *assignments: Assignment, should_return: Callable[[], bool] = lambda: False
+) -> dict[int, tuple[list[Report], Outcome]]:
     """Train all, as many at once as there are slots, and return the reports and the outcome of each."""
     waiting, reports, ended = list(assignments), {one.trial: [] for one in assignments}, {}
     while waiting or not worker.idle:
         while waiting and worker.free_slots:
             worker.admit(waiting.pop(0))
-        for said in worker.advance():
+        for said in worker.advance(should_return):
             if isinstance(said, Report):
                 reports[said.trial].append(said)
             if isinstance(said, Outcome):
@@ -141,10 +141,31 @@ def lora(trial: int, **values: object) -> Assignment:
 def test_two_trials_over_one_backbone_are_each_as_if_alone(
     pair: tuple[Assignment, Assignment], two: Worker, alone: Worker, losses: dict[int, list[float]]
 ) -> None:
-    wanted = trained(alone, *pair)
+    as_if_alone(pair, two, alone, losses)
+
+
+def test_batches_that_are_divided_by_length_are_each_as_if_alone(
+    two: Worker, alone: Worker, losses: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third takes the place of the first in mid-training of the second."""
+    monkeypatch.setitem(PASS_TOKENS, "cpu", 2)
+    combined: list[int] = []
+
+    def noted(parts: Sequence[SlotBatch], *limits: int) -> list[list[SlotBatch]]:
+        combined.append(len(parts))
+        return micro_batches(parts, *limits)
+
+    monkeypatch.setattr("hpo.training.gradients.micro_batches", noted)
+    three = (lora(0, dropout=0.1), lora(1, dropout=0.2, lora_rank=2, batch_size=5, epochs=20), lora(2, dropout=0.3))
+    as_if_alone(three, two, alone, losses)
+    assert max(combined) > 2, "more parts than trials"
+
+
+def as_if_alone(assignments: Sequence[Assignment], two: Worker, alone: Worker, losses: dict[int, list[float]]) -> None:
+    wanted = trained(alone, *assignments)
     expected = {trial: seen.copy() for trial, seen in losses.items()}
     losses.clear()
-    compare(trained(two, *pair), wanted)
+    compare(trained(two, *assignments), wanted)
     assert all(len(seen) > 100 for seen in losses.values())
     for trial, seen in losses.items():
         assert seen == pytest.approx(expected[trial], abs=1e-5)
@@ -168,6 +189,16 @@ def test_adapters_of_other_ranks_and_targets_are_each_as_if_alone(
 def test_a_free_slot_is_filled_while_the_other_trains(two: Worker, alone: Worker) -> None:
     three = (head(0, epochs=2), SECOND, head(2, epochs=4, dropout=0.2))
     compare(trained(two, *three), trained(alone, *three))
+
+
+def test_a_worker_may_be_left_after_each_step_to_fill_a_slot(two: Worker, alone: Worker) -> None:
+    pair, steps = (lora(0), lora(1)), itertools.count()
+    two.admit(pair[0])
+    two.advance()
+    assert two.advance(lambda: next(steps) == 2) == []
+    assert next(steps) == 3
+    two.drop(pair[0].trial)
+    compare(trained(two, *pair, should_return=lambda: True), trained(alone, *pair))
 
 
 @pytest.mark.parametrize(("make", "other"), [(head, SECOND), (lora, lora(1))], ids=["head", "lora"])
@@ -365,35 +396,34 @@ def test_measuring_rates_of_slots_does_not_change_later_trials(
     compare(trained(two, FIRST, SECOND), trained(alone, FIRST, SECOND))
 
 
-def some_parts() -> st.SearchStrategy[list[SlotBatch]]:
-    """Return parts of several trials, the widest of each trial first."""
-    sizes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 8)), max_size=5).map(lambda of: sorted(of)[::-1])
-
-    def parts_of(trials: list[list[tuple[int, int]]]) -> Iterator[SlotBatch]:
-        for sizes_of_one in trials:
-            model = MagicMock()
-            for width, rows in sizes_of_one:
-                yield SlotBatch(model=model, batch=SimpleNamespace(width=width, rows=rows), units=1)  # type: ignore[arg-type]
-
-    return st.lists(sizes, max_size=4).map(lambda trials: list(parts_of(trials)))
-
-
-@given(parts=some_parts(), pass_tokens=st.integers(1, 100), most_tokens=st.integers(1, 400))
-def test_micro_batches_consist_of_whole_parts_in_order_within_the_limit_of_tokens(
-    parts: list[SlotBatch], pass_tokens: int, most_tokens: int
+@pytest.mark.parametrize(("room", "measured"), [(0, []), (3, [1, 2]), (4, [1, 2, 4])])
+def test_the_measurement_of_slots_ends_where_memory_does(
+    room: int, measured: list[int], two: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = micro_batches(parts, pass_tokens, most_tokens)
-    for model in {id(part.model): part.model for part in parts}.values():
-        in_order = [part for micro_batch in made for part in micro_batch if part.model is model]
-        assert in_order == [part for part in parts if part.model is model]
-    for micro_batch in made:
-        assert len({id(part.model) for part in micro_batch}) == len(micro_batch)
-        width, rows = micro_batch[0].batch.width, sum(part.batch.rows for part in micro_batch)
-        assert len(micro_batch) == 1 or width * rows <= most_tokens
-        assert all((width - part.batch.width) * part.batch.rows < pass_tokens for part in micro_batch)
+    begin, begun = TrainingContext.begin, []
+
+    def begin_with_room(context: TrainingContext, *arguments: Any) -> OptimizerStep:
+        begun.append(arguments)
+        if len(begun) > room:
+            raise MemoryError
+        return begin(context, *arguments)
+
+    monkeypatch.setattr(TrainingContext, "begin", begin_with_room)
+    monkeypatch.setattr("hpo.training.probe.WORTH_DOUBLING", 0.0)
+    assert list(two.slot_rates(lora(0).hyperparameters)) == measured
 
 
-def test_a_micro_batch_never_has_two_parts_of_one_trial() -> None:
-    model = MagicMock()
-    parts = [SlotBatch(model=model, batch=SimpleNamespace(width=8, rows=1), units=2) for _ in range(2)]  # type: ignore[arg-type]
-    assert micro_batches(parts, 100, 1000) == [[parts[0]], [parts[1]]]
+def test_no_step_of_a_measurement_is_beyond_the_end_of_the_schedule(
+    two: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, a falling rate would be negative, or under `polynomial` a complex number."""
+    beyond, take = [], OptimizerStep.take
+
+    def noted(training: OptimizerStep, loss: torch.Tensor) -> None:
+        beyond.append(training.taken >= training.total_steps)
+        take(training, loss)
+
+    monkeypatch.setattr(OptimizerStep, "take", noted)
+    monkeypatch.setattr("hpo.training.probe.WORTH_DOUBLING", 0.0)
+    assert list(two.slot_rates(lora(0, schedule="polynomial", power=1.5).hyperparameters)) == [1, 2, 4, 8, 16]
+    assert not any(beyond)

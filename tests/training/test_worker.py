@@ -378,9 +378,3 @@ def test_bf16_is_refused_on_a_gpu_that_would_emulate_it(monkeypatch: pytest.Monk
     refuse_emulated(torch.device("cpu"), "bf16")
     with pytest.raises(ConfigurationError, match=r"bf16, but cuda:0 \(Tesla T4\) has none; set compute"):
         refuse_emulated(gpu, "bf16")
-
-
-def test_where_there_is_no_bf16_nothing_is_measured(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.training.device.has_bf16", lambda _: False)
-    found = worker.measure(tiny_hyperparameters())
-    assert (found.precision, found.fp32_seconds, found.bf16_seconds) == ("fp32", 0.0, 0.0)

@@ -37,7 +37,7 @@ def search_until(config: StudyConfig, steps: int) -> None:
 def search_until_written(config: StudyConfig, files: int) -> None:
     """Search with a checkpoint before every step, and die with so many files written and another half written."""
     Checkpoints.is_due = lambda *_: True  # type: ignore[method-assign,assignment]
-    flush, left = disk._flush, files
+    flush, left = disk.flush, files
 
     def deadly(path: Path) -> None:
         nonlocal left
@@ -47,7 +47,7 @@ def search_until_written(config: StudyConfig, files: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    disk._flush = deadly
+    disk.flush = deadly
     run(config)
 
 

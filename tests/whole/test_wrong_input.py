@@ -87,6 +87,12 @@ WRONG_RUNS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an unknown key": (("--train", "texts.csv", "budget.trails=3"), 2, "trials"),
     "a value of the wrong kind": (("--train", "texts.csv", "budget.trials=many"), 2, "budget.trials"),
     "no such runner": (("--train", "texts.csv", "--runner", "cloud"), 2, "inline"),
+    "several workers in one process": (
+        ("--train", "texts.csv", "--runner", "inline", "--workers", "2"), 2, "2 are requested by compute.workers",
+    ),
+    "several ranks in one process": (
+        ("--train", "texts.csv", "--runner", "inline", "compute.ranks=2"), 2, "choose processes or ray_tune",
+    ),
     "an output that is a folder": (("--train", "texts.csv", "--output", "."), 2, "it is a folder"),
     "an earlier study that is not there": (
         ("--train", "texts.csv", "--warm-start", "monday"), 2, "warm_start cannot take over monday: There is no store",

@@ -43,6 +43,7 @@ from hpo.runners.gpu_sharing import with_shared_gpus
 from hpo.runners.measuring import PART_OF_MEASURING, at_most, measuring_seconds
 from hpo.runners.processes.protocol import writing_to
 from hpo.runners.run import files_folder, most_trials, opened_pool, opening_note, prepared
+from hpo.runners.start_checks import refuse_at_start
 from hpo.search.budget import Limits, limits_of
 from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.preflight import demands_of
@@ -91,6 +92,7 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
         HpoError: the study cannot be begun at all, with the sentence with which `hpo run` would end.
     """
     callback = callback or SearchCallback()
+    refuse_at_start(config)
     space, splits = prepared(config, callback)
     earlier = read_earlier(config, known=())
     config = with_dtype(with_evaluation_defaults(config, space, splits), space)

@@ -326,8 +326,10 @@ def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], st
     own = {"CUDA_VISIBLE_DEVICES": spec.visible[rank], "OMP_NUM_THREADS": str(spec.threads)}
     # A process that was forked off a tokenizer's threads would warn at length.
     own["TOKENIZERS_PARALLELISM"] = "false"
-    # Trials allocate blocks of different sizes, which would fragment memory. A value that the user has set is kept.
-    kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    # Trials allocate blocks of different sizes, which would fragment memory. A value that the user has set is kept: of
+    # the two names, torch reads the older one alone if both are set.
+    if "PYTORCH_ALLOC_CONF" not in kept:
+        kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     spin_briefly(kept)
     # The ranks are all on this machine, whatever its name resolves to.
     return kept | own | (dict.fromkeys(INTERFACES, "lo") if spec.ranks > 1 else {})

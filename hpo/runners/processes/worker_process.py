@@ -269,20 +269,23 @@ class Service:
     def _admit(self) -> None:
         """Fill free slots with the inbox locked, so that a decision finds its trial in the inbox or in a slot."""
         inbox = self._inbox
-        while inbox.assignments and self._has_slot_for(inbox.assignments[0]):
+        while self._may_admit():
             assignment = inbox.assignments.popleft()
             self._before = Memory.now()
             self._worker.admit(assignment)
             self._training[attempt_of(assignment)] = assignment
             self._send(Begun(trial=assignment.trial, attempt=assignment.attempt))
 
-    def _has_slot_for(self, assignment: Assignment) -> bool:
-        beside = self._training.values()
-        apart = bool(beside) and (assignment.alone or any(one.alone for one in beside))
-        return self._worker.free_slots > 0 and not apart
+    def _may_admit(self) -> bool:
+        """Return true if the first waiting assignment may begin now."""
+        with self._inbox.changed:
+            if not self._inbox.assignments or not self._worker.free_slots:
+                return False
+            beside, first = self._training.values(), self._inbox.assignments[0]
+            return not (beside and (first.alone or any(one.alone for one in beside)))
 
     def _advance(self) -> None:
-        for message in self._worker.advance():
+        for message in self._worker.advance(self._may_admit):
             self._send(message)
             if isinstance(message, Outcome):
                 self._end(message)

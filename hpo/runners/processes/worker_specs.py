@@ -43,18 +43,12 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
     """Return the runner of a study; for `auto`, processes on a GPU or for several workers.
 
     Raises:
-        ConfigurationError: a GPU is requested and torch sees none, or several ranks are requested of `inline`.
+        ConfigurationError: a GPU is requested and torch sees none.
     """
-    ranks = compute.ranks_of_trial
-    if compute.runner == "inline" and ranks > 1:
-        raise ConfigurationError(
-            f"compute.runner is inline, which trains in one process, but a trial is to be trained by {ranks}; choose "
-            "processes or ray_tune."
-        )
     if compute.runner != "auto":
         return compute.runner
     # A CUDA error or a hang affects the whole process, which must not be that of the search.
-    several = compute.requested_workers is not None or ranks > 1 or workers_of(compute) > 1
+    several = compute.requested_workers is not None or compute.ranks_of_trial > 1 or workers_of(compute) > 1
     return "processes" if several or choose_device(compute).type == "cuda" else "inline"
 
 

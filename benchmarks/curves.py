@@ -182,7 +182,7 @@ def compared(times: Times, paths: Sequence[Path]) -> int:
         print(f"{method:<30}{shown}{math.exp(fmean(means)):>8.2f}")
     low, ratio, high = ratio_to_best(over_seeds(logs, columns))
     tables = [ratio_to_best(over_seeds(logs, [(path, rate) for rate in RATES]))[1] for path in paths]
-    print(f"ratio to the best peer {ratio:.2f} [{low:.2f}, {high:.2f}]", end="; ")
+    print(f"ratio to the best peer {ratio:.3f} [{low:.2f}, {high:.2f}]", end="; ")
     print(", ".join(f"on {name_of(path)} {one:.2f}" for path, one in zip(paths, tables, strict=True)))
     missed = (ratio > GOAL) + (high > UPPER_GOAL) + sum(one > TABLE_GOAL for one in tables)
     print(f"{'BAD' if missed else 'good'}: {missed} goals missed", flush=True)

@@ -2,12 +2,12 @@
 
 The pieces: AdamW fused, over lists of weights, and weight by weight; attention by torch's fused function and written
 out; attention alone of rows of different lengths, padded and unpadded; Liger's kernels in a model that they support
-(Llama, Qwen2, Mistral), given by `--model`; memory of the C library that is kept for the next step, or in large pages;
-`torch.compile`, with the seconds until its first step is over, also with CUDA graphs; several processes that each
-fine-tune all weights at once on one device.
+(Llama, Qwen2, Mistral), given by `--model`; a LoRA step over frozen weights in fp32 and in bf16; memory of the C
+library that is kept for the next step, or in large pages; `torch.compile`, with the seconds until its first step is
+over, also with CUDA graphs; several processes that each fine-tune all weights at once on one device.
 MiniLM, in fp32, batches of 1,024 tokens, if not asked otherwise.
 
-Run: python benchmarks/kernel_times.py [--pieces optimizer attention unpadded liger allocator compile graphs
+Run: python benchmarks/kernel_times.py [--pieces optimizer attention unpadded liger weights allocator compile graphs
      side_by_side] [--pairs 5] [--threads 1] [--device cpu] [--precision fp32] [--model FOLDER] [--tokens 1024]
 """
 
@@ -159,6 +159,17 @@ def liger(options: argparse.Namespace) -> Iterator[str]:
     yield from compared("liger", steps, options)
 
 
+def weights(options: argparse.Namespace) -> Iterator[str]:
+    """Compare steps of LoRA over frozen weights in either dtype; both compute in `--precision`."""
+    device, rows = torch.device(options.device), options.tokens // LENGTH
+    values = Hyperparameters.model_validate({"method": "lora", "batch_size": rows, "max_length": LENGTH})
+    steps: dict[str, Run] = {}
+    for dtype in ("fp32", "bf16"):
+        model, task = loaded({"name": str(options.model), "dtype": dtype}, device)
+        steps[dtype] = training_step_of(model, task, values, batch_of(model, rows, LENGTH), options.precision)
+    yield from compared("frozen weights", steps, options)
+
+
 def allocator(options: argparse.Namespace) -> Iterator[str]:
     """Compare processes that differ in their environment."""
     if options.device == "cuda":
@@ -295,6 +306,7 @@ PIECES: Mapping[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "attention": attention,
     "unpadded": unpadded,
     "liger": liger,
+    "weights": weights,
     "allocator": allocator,
     "compile": compiled,
     "graphs": graphs,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -203,7 +204,9 @@ def rest_of(step: Callable[[], object], device: torch.device) -> str:
     with profile(activities=activities) as found:
         step()
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    times = {event.key: getattr(event, own) for event in found.key_averages()}
+    # Operations, which are events of the CPU: events of the GPU are the kernels that they launch, with the same time.
+    operations = [event for event in found.key_averages() if event.device_type == DeviceType.CPU]
+    times = {event.key: getattr(event, own) for event in operations}
     total = sum(times.values())
     others = {name: spent for name, spent in times.items() if not name.endswith(("mm", "linear", "attention"))}
     most = sorted(others, key=others.__getitem__, reverse=True)[:SHOWN]

@@ -214,7 +214,7 @@ def kernels(folder: Path, device: str) -> Figures:
     tokens = CHOSEN.batch_size * CHOSEN.max_length
     options = parsed([*words, "--precision", "bf16" if device == "cuda" else "fp32", "--tokens", str(tokens)])
     found: Figures = {}
-    for piece in ("attention", "unpadded", "side_by_side", "compile", "graphs"):
+    for piece in ("attention", "unpadded", "weights", "side_by_side", "compile", "graphs"):
         try:
             found[piece] = list(KERNELS[piece](options))
         except RuntimeError as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All pieces of benchmarks/on_gpu.py on one GPU, in five minutes at most: a JSON file for each, below FOLDER.
+# All pieces of benchmarks/on_gpu.py on one GPU, in five minutes at most: a JSON file for each, printed and below FOLDER.
 # What is there already is not measured again, so that a run that was cut, or out of time, is gone on with by another.
 #
 #     benchmarks/on_gpu.sh [FOLDER]        # FOLDER is build/on_gpu if not given
@@ -20,7 +20,8 @@ for piece in machine overhead_fp32 overhead_bf16 precision slots trainer limits 
         exit 75
     fi
     if timeout "$left" "$python" benchmarks/on_gpu.py "$piece" --output "$output" ${DEVICE:+--device "$DEVICE"}; then
-        echo "Wrote $output."
+        echo "$output"
+        cat "$output"
     else
         echo "$piece was not measured; run this again to try it anew." >&2
         failed=1

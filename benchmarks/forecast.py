@@ -25,7 +25,7 @@ from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.data.demo import demo_examples, demo_model_folder, write_demo_data
 from hpo.data.splits import splits_of
-from hpo.messages import Assignment, Decision, Ending, Outcome, Report
+from hpo.messages import Assignment, Decision, Ending, Outcome, Report, WorkerSettings
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check.search_forecast import short_check
 from hpo.runners.dispatch import Dispatch
@@ -173,9 +173,9 @@ def search(texts: str, file: Path, trials: int, middle: int | None) -> None:
         coordinator.begin(metric=lead.metric.name, versions={})
         measured = coordinator.measurements() or asdict(lead.measure(dearest(space)))
         coordinator.record_measurements(measured)
-        lead.use(measured["precision"])
+        lead.use(WorkerSettings(precision=measured["precision"]))
         coordinator.expect(short_check(lead, config, space, splits).costs, 0.0)
-        pool.begin(measured["precision"])
+        pool.begin(WorkerSettings(precision=measured["precision"]))
         comparing = Comparing(coordinator, file, middle)
         try:
             Dispatch(coordinator, pool, comparing, Event(), compute=config.compute).run()

@@ -39,6 +39,17 @@ class Milestone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How a worker trains, the same for all workers of a study; None keeps what a worker has."""
+
+    precision: Precision
+    slots: int | None = None
+    """Number of trials that it trains at once."""
+    shared_tokens: int | None = None
+    """Most tokens, including padding, of a pass over several trials."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """The capacity of a worker."""
 

@@ -11,7 +11,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.labels import TARGET_TYPES
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, TrainingError
-from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
+from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report, WorkerSettings
 from hpo.search.outcomes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
 from hpo.search.preflight import demands_of, refuse_no_study, refuse_unfit_of_folds, space_of_study
 from hpo.search.pruners import trial_milestones, with_evaluation_defaults
@@ -112,7 +112,7 @@ class FineTuneObjective:
             self._config = with_dtype(with_evaluation_defaults(config, self._space, splits), self._space)
             worker = open_worker(self._config, splits)
             worker.refuse_unfit(demands_of(self._space))
-            worker.use(worker.measure(dearest(self._space)).precision)
+            worker.use(WorkerSettings(precision=worker.measure(dearest(self._space)).precision))
             # Only now, because the next call must not use a worker that was refused.
             self._worker = worker
         return self._worker

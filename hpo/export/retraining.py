@@ -11,7 +11,7 @@ from hpo.data.readers.locations import is_missing
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, DataError, TrainingError
 from hpo.export.exported_file import Exported
-from hpo.messages import Action, Assignment, Ending, Progress, Report
+from hpo.messages import Action, Assignment, Ending, Progress, Report, WorkerSettings
 from hpo.training.worker import Worker, open_worker, train
 
 Say = Callable[[str], None]
@@ -74,7 +74,7 @@ def open_trainer(exported: Exported, config: StudyConfig, splits: Splits, files:
             f"The score in the file is {exported.metric}, but its task asks for {worker.metric.name}; write the "
             "file again with hpo export."
         )
-    worker.use(exported.precision)
+    worker.use(WorkerSettings(precision=exported.precision))
     return worker
 
 

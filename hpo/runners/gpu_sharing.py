@@ -11,7 +11,7 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Probe
+from hpo.messages import Probe, WorkerSettings
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.processes.worker_specs import workers_of
@@ -66,7 +66,8 @@ def _may_share(config: StudyConfig, space: SearchSpace) -> bool:
 def _measured(lead: Worker, config: StudyConfig, space: SearchSpace) -> tuple[int, str]:
     """Return the number of trials for each GPU, and a sentence on it."""
     precision, largest = config.compute.precision, dearest(space)
-    lead.use(lead.measure(largest).precision if precision == "auto" else precision)
+    chosen = lead.measure(largest).precision if precision == "auto" else precision
+    lead.use(WorkerSettings(precision=chosen))
     probe = lead.probe(largest, STEPS)
     if not probe.feasible:
         return 1, "Each GPU trains one trial: the dearest one does not fit into its memory."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Assignment, Begun, Capacity, Decision, Precision
+from hpo.messages import Assignment, Begun, Capacity, Decision, WorkerSettings
 from hpo.runners.worker_pool import WorkerMessage
 from hpo.training.worker import Worker, open_worker
 
@@ -30,10 +30,10 @@ class InlineWorkerPool:
         """The capacity of the worker."""
         return {NAME: Capacity(worker=NAME, device=self.lead.device, slots=self._slots)}
 
-    def begin(self, precision: Precision, slots: int = 1) -> None:
-        """Use `precision` and that many slots."""
-        self.lead.use(precision, slots)
-        self._slots = slots
+    def begin(self, settings: WorkerSettings) -> None:
+        """Use these settings."""
+        self.lead.use(settings)
+        self._slots = self.lead.free_slots
 
     def give(self, _worker: str, assignment: Assignment) -> None:
         """Hand over an assignment."""

@@ -1,4 +1,4 @@
-"""Measured settings: a study's precision and slots, chosen at its first start and the same at every later one."""
+"""Measured settings: a study's precision, slots and largest shared pass, chosen at its first start and kept."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from typing import Any
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import humanized
 from hpo.errors import StudyMismatchError
-from hpo.messages import Precision
+from hpo.messages import Precision, WorkerSettings
 from hpo.runners.callbacks import SearchCallback
 from hpo.search.coordinator import Coordinator
 from hpo.search.preflight import shares_backbone, trials_together
@@ -46,8 +46,8 @@ def measured_settings(
     callback: SearchCallback,
     *,
     most_seconds: float,
-) -> tuple[Precision, int]:
-    """Return the study's precision, which `lead` uses from then on, and the slots of a worker.
+) -> WorkerSettings:
+    """Return how the workers of a study train; `lead` uses its precision from then on.
 
     Args:
         config: the study.
@@ -68,14 +68,15 @@ def measured_settings(
             f"compute.precision is {config.compute.precision}, but the study {config.study!r} was begun in "
             f"{precision}, and its results would not compare; leave it out, or start a new study with --study NAME."
         )
-    lead.use(precision)
-    slots = 1 if config.compute.slots == "auto" else config.compute.slots
+    lead.use(WorkerSettings(precision=precision))
+    slots, shared_tokens = 1 if config.compute.slots == "auto" else config.compute.slots, None
     if config.compute.slots == "auto" and shares_backbone(config, space):
-        slots = measured.get("slots") or _slots(config, space, lead, callback, until, measured)
-        measured = {**measured, "slots": slots}
+        if "slots" not in measured:
+            measured = {**measured, **_slots(config, space, lead, callback, until, measured)}
+        slots, shared_tokens = measured["slots"], measured.get("shared_tokens")
     if measured != stored:
         coordinator.record_measurements(measured)
-    return precision, slots
+    return WorkerSettings(precision=precision, slots=slots, shared_tokens=shared_tokens)
 
 
 def _precision(
@@ -96,7 +97,7 @@ def _precision(
 def _slots(
     config: StudyConfig, space: SearchSpace, lead: Worker, callback: SearchCallback, until: float,
     measured: Mapping[str, Any],
-) -> int:  # fmt: skip
+) -> dict[str, int | None]:  # fmt: skip
     values, left = space.hyperparameters(space.default_values()), until - time.time()
     example_seconds = measured["bf16_seconds"] or measured["fp32_seconds"]
     # Comparing precisions takes fewer examples than comparing slots.
@@ -106,13 +107,13 @@ def _slots(
             "There was too little time to measure how many trials to train side by side, so each worker trains one; "
             "compute.slots=N asks for more."
         )
-        return 1
+        return {"slots": 1}
     callback.note(f"Measuring how many trials to train side by side{at_most(left)}; it is done once for the study.")
-    rates = lead.slot_rates(values, left)
-    slots = trials_together(rates)
+    found = lead.slot_rates(values, left)
+    slots = trials_together(found.rates)
     if slots > 1:
-        more = rates[slots] / rates[1]
+        more = found.rates[slots] / found.rates[1]
         callback.note(
             f"Each worker trains {slots} trials side by side, {more:.2f} times as many steps a second as one by one."
         )
-    return slots
+    return {"slots": slots, "shared_tokens": found.shared_tokens}

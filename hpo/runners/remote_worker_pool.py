@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from hpo.errors import HpoError, NoResultError, TrainingError
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Precision
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, WorkerSettings
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
 from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage
@@ -44,10 +44,8 @@ class DesiredWorkers:
     """Largest number of workers, including the present ones."""
     not_before: float = 0.0
     """On the monotonic clock."""
-    precision: Precision | None = None
-    """Precision of new workers; None if not yet chosen."""
-    slots: int = 1
-    """Number of trials that each worker trains at once."""
+    settings: WorkerSettings | None = None
+    """Settings of new workers; None if not yet chosen."""
 
 
 class Launcher(Protocol):
@@ -193,12 +191,12 @@ class RemoteWorkerPool:
                 raise self._refusal or TrainingError("No worker is left to be asked.")
             self._await(1.0)
 
-    def begin(self, precision: Precision, slots: int = 1) -> None:
-        """Start the other workers; all workers use `precision` and that many slots."""
-        self.lead.use(precision, slots)
-        self._launcher.wanted = DesiredWorkers(workers=self._most, precision=precision, slots=slots)
+    def begin(self, settings: WorkerSettings) -> None:
+        """Start the other workers; all workers use these settings."""
+        self.lead.use(settings)
+        self._launcher.wanted = DesiredWorkers(workers=self._most, settings=settings)
         for one in self._workers.values():
-            one.capacity = replace(one.capacity, slots=slots)
+            one.capacity = replace(one.capacity, slots=settings.slots or one.capacity.slots)
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Hand over an assignment, to be trained after those that the worker holds."""
@@ -247,7 +245,7 @@ class RemoteWorkerPool:
 
     @property
     def _has_begun(self) -> bool:
-        return self._launcher.wanted.precision is not None
+        return self._launcher.wanted.settings is not None
 
     def _free(self) -> _Connected | None:
         return next((one for one in self._workers.values() if one.is_free), None)

@@ -262,13 +262,12 @@ class _SearchRun(SearchParts):
     def _measure_and_search(self, lead: Worker) -> None:
         """Take the remaining measurements, search, confirm the best and score it on the test split."""
         began, most = time.time(), measuring_seconds(lead, self.coordinator.limits.deadline)
-        precision, slots = measured_settings(
-            self.config, self.space, lead, self.coordinator, self.callback, most_seconds=most
-        )
+        settings = measured_settings(self.config, self.space, lead, self.coordinator, self.callback, most_seconds=most)
+        slots = settings.slots or 1
         self.coordinator.use_slots(slots)
         search = replace(self, config=self.config.with_slots(slots))
         short = search._forecast(lead, began + most)
-        self.pool.begin(precision, slots)
+        self.pool.begin(settings)
         search._search(lead, time.time() - began + short.reserve)
         if not is_stopped(self.coordinator, self.stop):
             search._confirm_and_test(short)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from hpo.messages import Assignment, Begun, Capacity, Decision, Outcome, Precision, Progress, Report
+from hpo.messages import Assignment, Begun, Capacity, Decision, Outcome, Progress, Report, WorkerSettings
 from hpo.training.worker import Worker
 
 
@@ -80,5 +80,5 @@ class WorkerPool(Workers, Protocol):
     def lead(self) -> Worker:
         """The worker that is called; its methods take positional arguments only, as it may be in another process."""
 
-    def begin(self, precision: Precision, slots: int = 1) -> None:
-        """Start all workers, with `precision` and that many slots."""
+    def begin(self, settings: WorkerSettings) -> None:
+        """Start all workers, with these settings."""

@@ -25,7 +25,7 @@ from hpo.distributed.rank_group import ALONE, RankGroup
 from hpo.errors import ConfigurationError
 from hpo.files.remote import NO_REMOTE, open_remote_files
 from hpo.files.shared import SharedFiles
-from hpo.messages import HeldOutEvaluation, Precision
+from hpo.messages import HeldOutEvaluation, Precision, WorkerSettings
 from hpo.metrics.metric import Predictions
 from hpo.model.backbone import Backbone
 from hpo.model.frozen_layers import FrozenLayers, StateCache
@@ -52,7 +52,7 @@ BatchMaker = Callable[[Rows, Sequence[int]], Batch]
 
 
 class TrainingContext:
-    """Data, model and files shared by all trials of a process; only `precision` and `slots` change, between trials."""
+    """Data, model and files shared by all trials of a process; only settings change, between trials."""
 
     def __init__(
         self,
@@ -146,6 +146,12 @@ class TrainingContext:
             return self.task
         task: Task[Any] = self.task.scaled_by(self.train_targets[self.splits.folds[fold].train])
         return task
+
+    def use(self, settings: WorkerSettings) -> None:
+        """Train with these settings from the next trial on."""
+        self.precision = settings.precision
+        self.slots = settings.slots or self.slots
+        self.gradients.shared_tokens = settings.shared_tokens or self.gradients.shared_tokens
 
     def begin(
         self, hyperparameters: Hyperparameters, seed: int, total_steps: int, random: RandomState | None = None,

@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 PASS_TOKENS = {"cpu": 128, "cuda": 8192}
 """Fixed cost of a forward and backward pass, in tokens, by device type."""
 MOST_SHARED_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens from which larger passes gain nothing, by device type: the most tokens of a pass over several trials."""
+"""Most tokens, including padding, of a pass over several trials, by device type, if a study measures no other number.
+
+On two cores larger passes gain nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,7 +55,8 @@ class Gradients:
         """
         self._rank_group, self._checkpointing = rank_group, checkpointing
         self._micro_batch: dict[MemoryKey, MicroBatch] = {}
-        self._most_tokens = dict(MOST_SHARED_TOKENS)
+        self.shared_tokens: int | None = None
+        """Most tokens of a pass over several trials; None for the usual number of the device."""
         self._can_share_passes = True
         """True if batches of several trials can share a pass through the model, as far as is known."""
         self._slots: Slots | None = None
@@ -85,7 +89,7 @@ class Gradients:
             slot.model.forget_gradients()
             slot.model.random.state = state
         if reason is None:
-            self._most_tokens[device.type] //= 2
+            self.shared_tokens = self._most_tokens(device) // 2
             release(device)
         alone = [self._of_one(slot) for slot in waiting]
         if reason is not None and not any(isinstance(one, Exception) for one in alone):
@@ -112,6 +116,9 @@ class Gradients:
                 raise MemoryError("Out of memory with one example at a time.")
             release(model.backbone.device)
 
+    def _most_tokens(self, device: torch.device) -> int:
+        return MOST_SHARED_TOKENS[device.type] if self.shared_tokens is None else self.shared_tokens
+
     def _of_one(self, slot: SlotBatch) -> Tensor | Exception:
         try:
             return self.of(slot.model, slot.batch)
@@ -131,7 +138,7 @@ class Gradients:
             for part in _parts(slot, self.micro_batch(slot.model.hyperparameters).at_once(slot.batch.rows))
         ]
         losses: dict[TrialModel, list[Tensor]] = {slot.model: [] for slot in waiting}
-        for micro_batch in micro_batches(parts, PASS_TOKENS[device.type], self._most_tokens[device.type]):
+        for micro_batch in micro_batches(parts, PASS_TOKENS[device.type], self._most_tokens(device)):
             for part, loss in zip(micro_batch, _passed(slots, micro_batch), strict=True):
                 losses[part.model].append(loss)
         return [_summed(of_one) for of_one in losses.values()]

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -37,7 +37,19 @@ SLOT_STEPS = 4
 BUSY_STEPS, BUSY_ROUNDS = 8, 3
 """Steps that are timed together, and how often without torch's profiler; the first round is a warm-up."""
 WORTH_DOUBLING = 1.05
-"""Least speed-up so far for which twice as many trials are measured."""
+"""Least speed-up for which twice as many trials are measured, and share a pass."""
+MEASURED_PASSES = 4
+"""Times `MOST_SHARED_TOKENS` that a pass over several trials may have while it is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRates:
+    """Measured speed of several trials that train together in one worker."""
+
+    rates: Mapping[int, float]
+    """Number of trials -> steps per second of all together, as far as memory suffices; empty if nothing was trained."""
+    shared_tokens: int | None = None
+    """Tokens of a pass from which larger ones are hardly faster; None if not measured."""
 
 
 def probe(
@@ -82,9 +94,7 @@ def probe(
     return INFEASIBLE
 
 
-def slot_rates(
-    context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
-) -> dict[int, float]:
+def slot_rates(context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> SlotRates:
     """Train 1, 2, 4 and more trials together for a few steps each, until more trials are hardly faster in total.
 
     Nothing is trained if a typical batch of one trial is as large as a shared pass may be.
@@ -96,16 +106,14 @@ def slot_rates(
         hyperparameters: of a typical trial.
         most_seconds: limit, which only the first step may exceed.
 
-    Returns:
-        Number of trials -> steps per second of all together, as far as memory suffices; empty if nothing was trained.
-
     Raises:
         ModelError, ConfigurationError: the model does not support the hyperparameters.
     """
     until, make_batch = time.perf_counter() + most_seconds, context.batch_maker(hyperparameters)
     lengths = context.tokenized(hyperparameters.max_length)["train"].tokens.lengths
-    if lengths.mean() * hyperparameters.batch_size >= MOST_SHARED_TOKENS[context.device.type]:
-        return {}
+    usual, gradients = MOST_SHARED_TOKENS[context.device.type], context.gradients
+    if lengths.mean() * hyperparameters.batch_size >= usual:
+        return SlotRates(rates={})
     rates: dict[int, float] = {}
     trainings: list[OptimizerStep] = []
     batches: list[Batch] = []
@@ -119,12 +127,20 @@ def slot_rates(
             batches.append(make_batch(rows, [seed]))
         return len(trainings) / _fastest(partial(_step_of_all, context, trainings, batches), until)
 
+    before, gradients.shared_tokens = gradients.shared_tokens, MEASURED_PASSES * usual
     try:
         while (not rates or _may_double(rates, until)) and (rate := if_memory_suffices(doubled)) is not None:
             rates[len(trainings)] = rate
+        # Shared passes for which memory did not suffice have lowered it.
+        fitting = gradients.shared_tokens
     finally:
+        gradients.shared_tokens = before
         context.model.reset(0)
-    return rates
+    if not rates:
+        return SlotRates(rates={})
+    paid = max((count for count in rates if _pays(rates, count)), default=1)
+    tokens = paid * max(batch.rows * batch.width for batch in batches)
+    return SlotRates(rates=rates, shared_tokens=min(fitting, tokens if paid < max(rates) else max(tokens, usual)))
 
 
 def busy_share(context: TrainingContext, hyperparameters: Hyperparameters) -> float:
@@ -170,8 +186,13 @@ def busy_share(context: TrainingContext, hyperparameters: Hyperparameters) -> fl
 def _may_double(rates: Mapping[int, float], until: float) -> bool:
     """Return true if measuring twice as many trials may be worth the time."""
     most, rate = max(rates.items())
-    pays = rate > 0 and (most == 1 or rate >= WORTH_DOUBLING * rates[most // 2])
+    pays = rate > 0 and (most == 1 or _pays(rates, most))
     return pays and most < MOST_SLOTS and time.perf_counter() + SLOT_STEPS * 2 * most / rate <= until
+
+
+def _pays(rates: Mapping[int, float], count: int) -> bool:
+    """Return true if that many trials are clearly faster than half as many."""
+    return count > 1 and rates[count] >= WORTH_DOUBLING * rates[count // 2]
 
 
 def _fastest(step: Callable[[], float], until: float) -> float:

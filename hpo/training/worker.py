@@ -31,10 +31,10 @@ from hpo.messages import (
     HeldOutEvaluation,
     Measurement,
     Outcome,
-    Precision,
     Probe,
     Progress,
     Report,
+    WorkerSettings,
 )
 from hpo.metrics.metric import SelectionMetric
 from hpo.model.lora import lora_targets, note_on_targets
@@ -46,7 +46,7 @@ from hpo.training.baselines import evaluate_baseline
 from hpo.training.context import TrainingContext
 from hpo.training.device import choose_device, measured_precision, refuse_emulated
 from hpo.training.gradients import SlotBatch
-from hpo.training.probe import busy_share, dimensions_of, probe, slot_rates
+from hpo.training.probe import SlotRates, busy_share, dimensions_of, probe, slot_rates
 from hpo.training.run import Message, Run
 from hpo.training.run_state import circumstances_of
 
@@ -178,8 +178,8 @@ class Worker:
         )
         return probe(self._context, hyperparameters, steps, most_seconds)
 
-    def slot_rates(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> dict[int, float]:
-        """Return number of trials trained together -> steps per second of all; takes seconds; see `slot_rates`.
+    def slot_rates(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> SlotRates:
+        """Return the steps per second of several trials that train together; takes seconds; see `slot_rates`.
 
         Raises:
             ModelError, ConfigurationError: the model does not support the hyperparameters.
@@ -196,16 +196,15 @@ class Worker:
         assert self.idle, "measure before trials train"
         return busy_share(self._context, hyperparameters)
 
-    def use(self, precision: Precision, slots: int | None = None) -> None:
-        """Set the precision from the next trial on, and the number of slots (None keeps it).
+    def use(self, settings: WorkerSettings) -> None:
+        """Train with these settings from the next trial on.
 
         Raises:
             ConfigurationError: the device does not support the precision.
         """
         assert self.idle, "a trial keeps its precision to its end"
-        refuse_emulated(self._context.device, precision)
-        self._context.precision = precision
-        self._context.slots = slots or self._context.slots
+        refuse_emulated(self._context.device, settings.precision)
+        self._context.use(settings)
 
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot; its model is made at the next `advance`."""

@@ -11,7 +11,7 @@ import torch
 from hpo.config.hyperparameters import OptimizerName
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Ending
+from hpo.messages import Ending, WorkerSettings
 from hpo.model.randomness import RandomState
 from hpo.training.worker import Worker, open_worker
 from tests.cuda.conftest import GPU
@@ -102,6 +102,6 @@ def test_a_trial_learns_on_a_gpu_what_it_learns_on_a_cpu(worker: Worker, study: 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))
 def test_every_optimizer_trains_in_bf16(worker: Worker, optimizer: str) -> None:
-    worker.use("bf16")
+    worker.use(WorkerSettings(precision="bf16"))
     _, outcome = trained(worker, tiny_assignment(tiny_hyperparameters(optimizer=optimizer, learning_rate=1e-4)))
     assert outcome.ending is Ending.COMPLETED, outcome.reason

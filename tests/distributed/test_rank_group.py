@@ -12,7 +12,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.distributed.rank_group import VALUE_BYTES
 from hpo.files.weights import load_weights
-from hpo.messages import Action, Ending, Outcome, Report
+from hpo.messages import Action, Ending, Outcome, Report, WorkerSettings
 from hpo.model.randomness import dropout_seed
 from hpo.training.run import Run
 from hpo.training.worker import Worker, open_worker
@@ -169,13 +169,13 @@ def test_precision_and_probes_are_of_the_whole_group(two: Worker, alone: Worker)
     two.measure(tiny_hyperparameters(max_length=16))
     try:
         for worker in (two, alone):
-            worker.use("bf16")
+            worker.use(WorkerSettings(precision="bf16"))
         (one, *_), _ = trained(two, tiny_assignment(chosen))
         (other, *_), _ = trained(alone, tiny_assignment(chosen))
         assert one.train_loss == pytest.approx(other.train_loss, rel=2e-2)
     finally:
         for worker in (two, alone):
-            worker.use("fp32")
+            worker.use(WorkerSettings(precision="fp32"))
 
 
 def test_a_rank_draws_dropout_masks_of_its_own(two: Worker, alone: Worker) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ModelError
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress
+from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, WorkerSettings
 
 SENTENCE = "The model cannot be loaded: config.json is empty."
 
@@ -34,8 +34,8 @@ class Counting:
     def facts(self) -> dict[str, str]:
         return {"threads": str(self._threads), "precision": self.precision, "pid": str(os.getpid())}
 
-    def use(self, precision: str, slots: int | None = None) -> None:
-        self.precision = precision
+    def use(self, settings: WorkerSettings) -> None:
+        self.precision = settings.precision
 
     def cut_share(self, max_length: int) -> float:
         """Die, or raise an error that no other process can make anew."""

@@ -9,7 +9,7 @@ import pytest
 
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError, TrainingError
-from hpo.messages import Action, Assignment, Begun, Decision, Ending, Outcome, Progress
+from hpo.messages import Action, Assignment, Begun, Decision, Ending, Outcome, Progress, WorkerSettings
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.remote_worker_pool import RemoteWorkerPool
 from hpo.runners.worker_pool import WorkerLost, WorkerMessage
@@ -41,7 +41,7 @@ def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
         opened = open_ray_tune(config, splits, folder, opener=open_counting)
     with opened as pool:
-        pool.begin("fp32")
+        pool.begin(WorkerSettings(precision="fp32"))
         yield pool
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Measurement, Precision
+from hpo.messages import Measurement, WorkerSettings
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.measuring import LONGEST_MEASURING, at_most, measured_settings, measuring_seconds
 from hpo.search.coordinator import Coordinator
 from hpo.space.search_space import SearchSpace
+from hpo.training.probe import SlotRates
 from hpo.training.worker import Worker, open_worker
 
 LORA = {"method": {"value": "lora"}, "learning_rate": {"value": 1e-4}, "max_length": {"value": 16}}
@@ -33,11 +34,11 @@ class Lead:
             fp32_seconds=0.1, bf16_seconds=self.bf16_seconds, difference=0.0, precision="fp32", unmeasured=reason
         )
 
-    def slot_rates(self, _hyperparameters: object, most_seconds: float) -> dict[int, float]:
+    def slot_rates(self, _hyperparameters: object, most_seconds: float) -> SlotRates:
         self.limits.append(most_seconds)
-        return {1: 1.0, 2: 1.5}
+        return SlotRates(rates={1: 1.0, 2: 1.5}, shared_tokens=96)
 
-    def use(self, precision: Precision) -> None:
+    def use(self, settings: WorkerSettings) -> None:
         pass
 
 
@@ -80,7 +81,7 @@ def test_on_a_gpu_they_have_no_limit() -> None:
 
 def settings(
     study: StudyConfig, store: Store, most_seconds: float, bf16_seconds: float = 0.1
-) -> tuple[tuple[Precision, int], Lead, list[str]]:
+) -> tuple[WorkerSettings, Lead, list[str]]:
     config = study.model_copy(update={"compute": ComputeConfig(device="cpu", threads=1)})
     space, lead, told = SearchSpace.from_mapping(LORA, "lora"), Lead(bf16_seconds), Notes()
     found = measured_settings(
@@ -92,7 +93,7 @@ def settings(
 def test_what_is_measured_is_told_with_its_limit_and_measured_once(study: StudyConfig) -> None:
     store = Store()
     found, lead, notes = settings(study, store, 100.0)
-    assert found == ("fp32", 2)
+    assert found == WorkerSettings(precision="fp32", slots=2, shared_tokens=96)
     assert all(limit == pytest.approx(40, rel=0.05) for limit in lead.limits)
     assert [note.partition(",")[0] for note in notes] == [
         "Measuring whether bf16 pays here",
@@ -110,7 +111,7 @@ def test_without_time_nothing_is_tried_side_by_side(
 ) -> None:
     """Neither if a step would take longer than there is, nor if the precision could not be measured in time."""
     found, lead, notes = settings(study, Store(), most_seconds, bf16_seconds)
-    assert found == ("fp32", 1)
+    assert found == WorkerSettings(precision="fp32", slots=1)
     assert len(lead.limits) == 1
     told = any(note.startswith("Whether bf16 pays was not measured") and "too little time" in note for note in notes)
     assert told is (bf16_seconds == 0)

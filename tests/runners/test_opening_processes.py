@@ -7,7 +7,7 @@ import pytest
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ModelError, StoreError, TrainingError
-from hpo.messages import Action, Capacity, Decision, Ending
+from hpo.messages import Action, Capacity, Decision, Ending, WorkerSettings
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.worker_pool import LossCause, WorkerLost
 from tests.runners.conftest import LONG, Opened, heard, in_training, outcomes, ready, trial
@@ -19,7 +19,7 @@ def test_one_is_open_at_first_the_others_when_the_search_begins_and_each_can_be_
     with opened(workers=2) as pool:
         assert (list(pool.workers), pool.size) == (["cpu-0"], 2)
         assert pool.capacities == {"cpu-0": Capacity(worker="cpu-0", device="cpu")}
-        pool.begin("bf16")
+        pool.begin(WorkerSettings(precision="bf16"))
         ready(pool, "cpu-0", "cpu-1")
         pool.give("cpu-0", trial(0, LONG))
         in_training(pool)
@@ -62,7 +62,7 @@ def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
 def test_a_worker_that_refuses_is_done_without(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "then").write_text("refuse")
     with opened(open_first_alone, workers=2) as pool:
-        pool.begin("fp32")
+        pool.begin(WorkerSettings(precision="fp32"))
         assert heard(pool, bool) == [("cpu-1", WorkerLost(cause=LossCause.UNUSABLE, reason=SENTENCE))]
         assert list(pool.workers) == ["cpu-0"]
         pool.give("cpu-0", trial(0))
@@ -72,7 +72,7 @@ def test_a_worker_that_refuses_is_done_without(opened: Opened, tmp_path: Path) -
 def test_a_worker_that_hangs_before_it_is_open_is_killed(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "then").write_text("hang")
     with opened(open_first_alone, workers=2, hang_minutes=0.001) as pool:
-        pool.begin("fp32")
+        pool.begin(WorkerSettings(precision="fp32"))
         [(_, unfit)] = heard(pool, bool)
         assert unfit == WorkerLost(
             cause=LossCause.UNUSABLE,
@@ -86,7 +86,7 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
 
     with opened(workers=2) as pool:
         monkeypatch.setattr("hpo.runners.processes.launcher.Popen", no_memory)
-        pool.begin("fp32")
+        pool.begin(WorkerSettings(precision="fp32"))
         reason = "The worker cpu-1 is lost. Its process cannot be started: Cannot allocate memory."
         unfit = WorkerLost(cause=LossCause.UNUSABLE, reason=f"{reason} This happened at 3 starts in a row.")
         assert heard(pool, bool) == [("cpu-1", unfit)]

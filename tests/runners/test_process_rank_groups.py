@@ -15,7 +15,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.errors import ConfigurationError, ModelError, TrainingError
-from hpo.messages import Decision, Ending, Outcome, Report
+from hpo.messages import Decision, Ending, Outcome, Report, WorkerSettings
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.processes.launcher import environment_of, open_processes
 from hpo.runners.processes.protocol import Arrived
@@ -294,7 +294,7 @@ def test_a_rank_that_dies_while_its_worker_waits_takes_it_along(
     material: dict[str, object], splits: Splits, tmp_path: Path
 ) -> None:
     with open_processes(study_at(material, tmp_path / "none.db", ranks=2), splits, tmp_path) as pool:
-        pool.begin("fp32")
+        pool.begin(WorkerSettings(precision="fp32"))
         _, other = processes()
         other.kill()
         said = []

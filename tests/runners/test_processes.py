@@ -18,7 +18,7 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ModelError, NoResultError, TrainingError
-from hpo.messages import Action, Assignment, Begun, Decision, Ending, Outcome, Report
+from hpo.messages import Action, Assignment, Begun, Decision, Ending, Outcome, Report, WorkerSettings
 from hpo.runners.processes.launcher import Child, ProcessLauncher, open_processes
 from hpo.runners.processes.protocol import StudySetup
 from hpo.runners.remote_worker_pool import RemoteWorkerPool
@@ -52,7 +52,7 @@ def begun_with_one(study: StudyConfig, splits: Splits, files: Path) -> Iterator[
         patched.setenv("STORE_OF_STUDIES", URL)
         patched.setenv("PGPASSWORD", PASSWORD)
         with open_processes(with_workers(study, 1), splits, files, opener=open_counting) as pool:
-            pool.begin("bf16")
+            pool.begin(WorkerSettings(precision="bf16"))
             yield pool
 
 
@@ -115,7 +115,7 @@ def test_processes_train_to_the_bits_of_this_one(
         # As the winner is trained again: call by call.
         reports, outcome = trained(lead, assignments[1])  # type: ignore[arg-type]
         assert [timeless(message) for message in (*reports, outcome)] == alike(expected[1])
-        pool.begin("fp32")
+        pool.begin(WorkerSettings(precision="fp32"))
         ready(pool, "cpu-0", "cpu-1")
         for assignment, worker in carried:
             pool.give(worker, assignment)

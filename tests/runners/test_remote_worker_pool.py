@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from hpo.errors import ModelError, NoResultError, TrainingError
-from hpo.messages import Action, Decision, Ending, Outcome
+from hpo.messages import Action, Decision, Ending, Outcome, WorkerSettings
 from hpo.runners import remote_worker_pool
 from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
 from hpo.runners.remote_worker_pool import (
@@ -78,7 +78,7 @@ def ready(launcher: Script, pool: RemoteWorkerPool, worker: str, name: str = HOS
 def begun(launcher: Script, most: int | None = None) -> RemoteWorkerPool:
     pool = RemoteWorkerPool(launcher, most=most, hang=60)
     ready(launcher, pool, "lead")
-    pool.begin("fp32")
+    pool.begin(WorkerSettings(precision="fp32"))
     return pool
 
 
@@ -90,9 +90,10 @@ def test_one_worker_is_wanted_first_and_then_as_many_as_there_is_room_for(launch
     pool = RemoteWorkerPool(launcher, most=None, hang=60)
     assert launcher.wanted == DesiredWorkers(workers=1)
     ready(launcher, pool, "lead")
-    pool.begin("bf16")
-    assert (launcher.wanted.workers, launcher.wanted.precision) == (float("inf"), "bf16")
-    assert ("lead", Call(number=0, method="use", arguments=("bf16", 1))) in launcher.told
+    settings = WorkerSettings(precision="bf16", slots=2, shared_tokens=96)
+    pool.begin(settings)
+    assert launcher.wanted == DesiredWorkers(workers=float("inf"), settings=settings)
+    assert ("lead", Call(number=0, method="use", arguments=(settings,))) in launcher.told
     assert pool.size == 3
 
 

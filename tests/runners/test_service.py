@@ -27,7 +27,7 @@ def test_a_worker_takes_its_share_of_a_gpu_and_no_more(monkeypatch: pytest.Monke
     )
     study: Any = MagicMock()
     for device, share in (("cuda:0", 0.5), ("cuda:0", 1.0), ("cpu", 0.5)):
-        service.opened(Start(worker="w", device=device, threads=1, precision=None, gpu_share=share), study)
+        service.opened(Start(worker="w", device=device, threads=1, settings=None, gpu_share=share), study)
     assert capped == [(0.5, "cuda:0")]
     assert study.opener.call_count == 3
 
@@ -43,5 +43,5 @@ def test_warnings_of_a_worker_are_said_whoever_carries_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(logging.getLogger("hpo"), "handlers", [])
     said: list[Any] = []
     study: Any = None
-    service.serve(Deaf(), said.append, Start(worker="w", device="cpu", threads=1, precision=None), study)
+    service.serve(Deaf(), said.append, Start(worker="w", device="cpu", threads=1, settings=None), study)
     assert said == [Note(sentence="The bucket does not answer."), OpenFailed(error=error)]

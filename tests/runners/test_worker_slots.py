@@ -16,6 +16,7 @@ from hpo.runners.dispatch import Dispatch
 from hpo.runners.processes.worker_process import Inbox, Service
 from hpo.runners.run import run
 from hpo.runners.worker_pool import LossCause, WorkerLost, WorkerMessage
+from hpo.training.probe import SlotRates
 from hpo.training.worker import Worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts
 from tests.runners.openers import Counting
@@ -336,7 +337,7 @@ def test_slots_are_measured_once_a_study_where_trials_can_share(
         return seen
 
     model, texts = save_tiny_bert(tmp_path / "bert"), write_texts(tmp_path / "texts.csv", rows=40)
-    monkeypatch.setattr(Worker, "slot_rates", lambda *_: {1: 10.0, 3: 25.0})
+    monkeypatch.setattr(Worker, "slot_rates", lambda *_: SlotRates(rates={1: 10.0, 3: 25.0}, shared_tokens=48))
     first = searched(4)
     assert first.order[:slots] == [f"begun {trial}" for trial in range(slots)]
     assert first.order[slots] == "ended 0"

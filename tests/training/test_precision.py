@@ -11,7 +11,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
-from hpo.messages import Ending, Precision
+from hpo.messages import Ending, Precision, WorkerSettings
 from hpo.model.backbone import autocast, fastest_kernels
 from hpo.training.device import choose, measure, rows_within
 from hpo.training.worker import Worker, open_worker
@@ -202,6 +202,6 @@ def test_what_is_asked_for_is_used(worker: Worker):
 
 def trained_in(worker: Worker, precision: Precision) -> float:
     """Return the training loss of a short trial computed in `precision`."""
-    worker.use(precision)
+    worker.use(WorkerSettings(precision=precision))
     reports, _ = trained(worker, tiny_assignment())
     return reports[-1].train_loss

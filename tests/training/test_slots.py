@@ -13,11 +13,11 @@ import torch
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.files import checkpoints
-from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
+from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report, WorkerSettings
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import Slots, TrialModel
 from hpo.training.context import TrainingContext
-from hpo.training.gradients import PASS_TOKENS, SlotBatch, micro_batches
+from hpo.training.gradients import MOST_SHARED_TOKENS, PASS_TOKENS, SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, open_worker
 from tests.models import save_tiny_bert, save_tiny_llama, tiny_assignment, tiny_hyperparameters, tiny_study
@@ -385,13 +385,13 @@ def test_measuring_rates_of_slots_does_not_change_later_trials(
     two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = lora(0).hyperparameters
-    rates = two.slot_rates(values)
+    rates = two.slot_rates(values).rates
     assert list(rates) == [2**power for power in range(len(rates))]
     assert len(rates) > 1
     assert all(rate > 0 for rate in rates.values())
     steps, of_slots = [], two._context.gradients.of_slots
     monkeypatch.setattr(two._context.gradients, "of_slots", lambda waiting: steps.append(waiting) or of_slots(waiting))
-    assert list(two.slot_rates(values, 0.0)) == [1], "without time for more"
+    assert list(two.slot_rates(values, 0.0).rates) == [1], "without time for more"
     assert len(steps) == 1
     compare(trained(two, FIRST, SECOND), trained(alone, FIRST, SECOND))
 
@@ -410,7 +410,7 @@ def test_the_measurement_of_slots_ends_where_memory_does(
 
     monkeypatch.setattr(TrainingContext, "begin", begin_with_room)
     monkeypatch.setattr("hpo.training.probe.WORTH_DOUBLING", 0.0)
-    assert list(two.slot_rates(lora(0).hyperparameters)) == measured
+    assert list(two.slot_rates(lora(0).hyperparameters).rates) == measured
 
 
 def test_no_step_of_a_measurement_is_beyond_the_end_of_the_schedule(
@@ -425,5 +425,31 @@ def test_no_step_of_a_measurement_is_beyond_the_end_of_the_schedule(
 
     monkeypatch.setattr(OptimizerStep, "take", noted)
     monkeypatch.setattr("hpo.training.probe.WORTH_DOUBLING", 0.0)
-    assert list(two.slot_rates(lora(0, schedule="polynomial", power=1.5).hyperparameters)) == [1, 2, 4, 8, 16]
+    values = lora(0, schedule="polynomial", power=1.5).hyperparameters
+    assert list(two.slot_rates(values).rates) == [1, 2, 4, 8, 16]
     assert not any(beyond)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shared"),
+    [
+        ([1.0, 1.2, 1.6, 3.1], 4),
+        ([1.0, 1.99], 1),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], None),
+    ],
+    ids=["up to four pay", "none pays", "all pay"],
+)
+def test_shared_passes_are_as_large_as_was_measured_to_pay(
+    seconds: list[float], shared: int | None, two: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their largest number of tokens is then the usual one or more, if all that was measured pays."""
+    sizes, of_slots, taken = [], two._context.gradients.of_slots, iter(seconds)
+    monkeypatch.setattr(two._context.gradients, "of_slots", lambda waiting: sizes.append(waiting) or of_slots(waiting))
+    monkeypatch.setattr("hpo.training.probe._fastest", lambda step, _until: step() and next(taken))
+    found = two.slot_rates(lora(0).hyperparameters)
+    assert found.rates == pytest.approx({2**power: 2**power / one for power, one in enumerate(seconds)})
+    of_one = max(slot.batch.rows * slot.batch.width for waiting in sizes for slot in waiting)
+    assert found.shared_tokens == (max(MOST_SHARED_TOKENS["cpu"], 16 * of_one) if shared is None else shared * of_one)
+    assert two._context.gradients.shared_tokens is None
+    two.use(WorkerSettings(precision="fp32", shared_tokens=found.shared_tokens))
+    assert two._context.gradients.shared_tokens == found.shared_tokens

@@ -18,7 +18,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.data.splits import splits_of
 from hpo.errors import NoResultError, StudyMismatchError
-from hpo.messages import Action, Assignment, Outcome
+from hpo.messages import Action, Assignment, Outcome, WorkerSettings
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
@@ -119,7 +119,7 @@ def test_a_confirming_run_is_the_training_of_its_configuration_under_its_seed(
         milestones=trial_milestones(confirmed, space, hyperparameters, confirms=True), confirms=one.confirms,
     )  # fmt: skip
     worker = open_worker(confirmed, splits_of(confirmed), tmp_path)
-    worker.use("fp32")
+    worker.use(WorkerSettings(precision="fp32"))
     outcome = train(worker, assignment, lambda _: Action.CONTINUE)
     assert outcome.best is not None
     assert outcome.best.held_out == one.held_out

@@ -25,7 +25,7 @@ from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.files.checkpoints import write_checkpoint
 from hpo.files.remote import open_remote_files
-from hpo.messages import Measurement, Precision, Probe
+from hpo.messages import Measurement, Precision, Probe, WorkerSettings
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check import warnings
@@ -185,7 +185,7 @@ def _measured_precision(lead: Worker, config: StudyConfig, space: SearchSpace, c
     if config.compute.precision == "auto":
         callback.note(f"Measuring whether bf16 pays here{at_most(most_seconds)}.")
     measured = lead.measure(dearest(space), most_seconds)
-    lead.use(measured.precision)
+    lead.use(WorkerSettings(precision=measured.precision))
     return measured
 
 

@@ -229,7 +229,7 @@ class Child:
             spec: its name, devices and threads.
             study: handle of the file that `StudySetup.written` wrote.
             logs: folder of the files to which the output of its processes is appended.
-            wanted: its precision and slots.
+            wanted: its settings.
             store: URL of the store, whose password no process may find in its environment.
 
         Raises:
@@ -341,8 +341,7 @@ def _start(spec: WorkerSpec, rank: int, wanted: DesiredWorkers, address: str) ->
         worker=spec.worker,
         device="cuda:0" if spec.visible[rank] else "cpu",
         threads=spec.threads,
-        precision=wanted.precision,
-        slots=wanted.slots,
+        settings=wanted.settings,
         rank_info=RankInfo(rank=rank, ranks=spec.ranks, address=address) if spec.ranks > 1 else None,
         gpu_share=spec.gpu_share,
     )

@@ -23,7 +23,7 @@ from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.errors import HpoError, StoreError
-from hpo.messages import Precision
+from hpo.messages import WorkerSettings
 from hpo.training.worker import Worker
 
 PR_SET_PDEATHSIG = 1
@@ -132,10 +132,8 @@ class Start:
     device: str
     """Name of the device in that process, in torch's notation."""
     threads: int
-    precision: Precision | None
-    """Precision; None if not yet chosen."""
-    slots: int = 1
-    """Number of trials that it trains at once."""
+    settings: WorkerSettings | None
+    """None if not yet chosen."""
     rank_info: RankInfo | None = None
     """Its rank in a group; None if it trains alone."""
     gpu_share: float = 1.0

@@ -178,8 +178,8 @@ def serve(reader: MessageReader, send: Send, start: Start, study: StudySetup) ->
     Thread(target=_read, args=(reader, inbox), name="reads", daemon=True).start()
     try:
         worker = opened(start, study)
-        if start.precision is not None:
-            worker.use(start.precision, start.slots)
+        if start.settings is not None:
+            worker.use(start.settings)
     except HpoError as error:
         send(OpenFailed(error=error))
         return

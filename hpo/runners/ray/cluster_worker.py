@@ -99,8 +99,7 @@ class WorkerTrainable(tune.Trainable):
             # A process sees only its own GPUs.
             device="cuda:0" if gpus else "cpu",
             threads=threads,
-            precision=config["precision"],
-            slots=config["slots"],
+            settings=config["settings"],
             gpu_share=min(1.0, resources.rank.get("GPU", 1.0)),
         )
         reader = _MailboxReader(mailbox, config["worker"], self._messages.put)

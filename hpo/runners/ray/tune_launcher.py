@@ -61,8 +61,7 @@ class WorkerSearcher(_OfLauncher, Searcher):
         if not self._launcher.wants_worker():
             return None
         self._launcher.proposed.add(trial_id)
-        wanted = self._launcher.wanted
-        return {"worker": trial_id, "precision": wanted.precision, "slots": wanted.slots}
+        return {"worker": trial_id, "settings": self._launcher.wanted.settings}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler handles it. Without this method Tune would end as soon as one worker ends."""

@@ -3,9 +3,11 @@
 MiniLM on openings of BBC news, texts cut at 64 tokens. A worker trains the same trial again and again, in turns with
 what frozen layers gave before, and with all layers in every pass. The first trial, which computes and keeps what they
 give, is timed apart. Under `top_layers` with k of n layers trained a training step is to be (n + 2k) / 3k times as
-fast: a forward pass of all n and a backward pass of k, which is twice its forward pass, over both of k.
+fast: a forward pass of all n and a backward pass of k, which is twice its forward pass, over both of k. Under LoRA of
+the upper k layers it is (n + k) / 2k, because the backward pass computes no gradients of frozen weights.
 
-Run: python benchmarks/frozen_layers.py [--methods head 1 3] [--rows 160] [--epochs 2] [--pairs 2] [--threads 2]
+Run: python benchmarks/frozen_layers.py [--methods head 1 3 lora1 lora3] [--rows 160] [--epochs 2] [--pairs 2]
+     [--threads 2]
 """
 
 import argparse
@@ -26,12 +28,22 @@ from hpo.model.frozen_layers import FrozenLayers
 from hpo.training.worker import Worker, open_worker, train
 
 LENGTH, LAYERS = 64, 6
+LINEAR = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+    "intermediate.dense", "output.dense",
+)  # fmt: skip
+"""Linear layers of one of MiniLM's layers."""
 
 
 def main() -> None:
     """Print a line for each method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["head", "1", "3"], help="head, or how many layers train")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["head", "1", "3", "lora1", "lora3"],
+        help="head, how many layers train, or how many LoRA adapts",
+    )
     parser.add_argument("--rows", type=int, default=160, help="for training; half as many for validation")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=2)
@@ -67,8 +79,7 @@ def opened(folder: Path, options: argparse.Namespace) -> Worker:
 
 def line(worker: Worker, method: str, options: argparse.Namespace) -> str:
     """Return the figures of a method."""
-    chosen = {"method": "head"} if method == "head" else {"method": "top_layers", "trained_layers": int(method)}
-    values = Hyperparameters.model_validate({**chosen, "epochs": options.epochs, "max_length": LENGTH})
+    values = values_of(method, options.epochs)
     first, _ = seconds(worker, values)
     kept: list[tuple[float, float]] = []
     computed: list[tuple[float, float]] = []
@@ -79,10 +90,22 @@ def line(worker: Worker, method: str, options: argparse.Namespace) -> str:
     (before, steps_before), (after, steps_after) = (
         tuple(median(one[part] for one in found) for part in (0, 1)) for found in (computed, kept)
     )
-    expected = "" if method == "head" else f"({(LAYERS + 2 * int(method)) / (3 * int(method)):.2f})"
-    name = "head" if method == "head" else f"{method} of {LAYERS} layers"
+    layers, backward = 0 if method == "head" else int(method.removeprefix("lora")), 1 if "lora" in method else 2
+    expected = f"({(LAYERS + backward * layers) / ((1 + backward) * layers):.2f})" if layers else ""
+    name = "head" if method == "head" else f"{method} of {LAYERS}"
     ratios = f"{before / after:>8.2f}{steps_before / steps_after:>12.2f} {expected}"
     return f"{name:<14}{first:>10.2f} s{before:>21.2f} s{after:>18.2f} s{ratios}"
+
+
+def values_of(method: str, epochs: int) -> Hyperparameters:
+    """Return the hyperparameters of a method."""
+    if method.startswith("lora"):
+        upper = range(LAYERS - int(method.removeprefix("lora")), LAYERS)
+        targets = ",".join(f"layer.{layer}.{linear}" for layer in upper for linear in LINEAR)
+        chosen: dict[str, Any] = {"method": "lora", "lora_targets": targets}
+    else:
+        chosen = {"method": "head"} if method == "head" else {"method": "top_layers", "trained_layers": int(method)}
+    return Hyperparameters.model_validate({**chosen, "epochs": epochs, "max_length": LENGTH})
 
 
 def seconds(worker: Worker, values: Hyperparameters) -> tuple[float, float]:

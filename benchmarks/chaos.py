@@ -14,12 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_databases import clocks, leaders, postgresql, sqlite
 from chaos_disks import disks
-from chaos_kills import kills, lead
+from chaos_kills import kills, lead, slots
 from chaos_limits import deadlines, memory, overhead
 from chaos_material import Figure
 
 SECTIONS: Mapping[str, Callable[[Path, bool], list[Figure]]] = {
     "kills": kills,
+    "slots": slots,
     "postgresql": postgresql,
     "sqlite": sqlite,
     "leaders": leaders,

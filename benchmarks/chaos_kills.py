@@ -25,25 +25,26 @@ SHORT_KILLS = {"worker": 3, "leader": 1}
 SEED = 7
 MOST_DIFFERENCE = 1e-5
 """Relative difference of the losses of a trial that shared its steps from those of the same beside others."""
+MOST_SECONDS = 10
+"""In which workers end after their leader; one that still imports notices only then."""
 LEADER = str(Path(__file__).with_name("chaos.py"))
 
 
 def kills(folder: Path, short: bool) -> list[material.Figure]:
-    """Kill workers and leaders of a search of an encoder, and of LoRA of a decoder, alone and two in each worker."""
-    encoder, decoder = (
-        ((SHORT_TRIALS, SHORT_KILLS),) * 2 if short else ((TRIALS, KILLS), (TRIALS_OF_DECODER, KILLS_OF_DECODER))
-    )
-    return [
-        *of_one(folder / "encoder", *encoder),
-        *of_one(folder / "decoder", *decoder, decoder=True),
-        *of_one(folder / "two slots", *decoder, decoder=True, slots=2),
-    ]
+    """Kill workers and leaders of a search of an encoder, and of LoRA of a decoder."""
+    return [*of_one(folder / "encoder", short), *of_one(folder / "decoder", short, decoder=True)]
 
 
-def of_one(
-    folder: Path, trials: int, planned: dict[str, int], *, decoder: bool = False, slots: int = 1
-) -> list[material.Figure]:
+def slots(folder: Path, short: bool) -> list[material.Figure]:
+    """Kill workers, each with two trials of LoRA of a decoder, and leaders."""
+    return of_one(folder / "two slots", short, decoder=True, slots=2)
+
+
+def of_one(folder: Path, short: bool, *, decoder: bool = False, slots: int = 1) -> list[material.Figure]:
     """Kill those of one search until the schedule is through; hold it against one that nobody killed."""
+    trials, planned = (TRIALS_OF_DECODER, KILLS_OF_DECODER) if decoder else (TRIALS, KILLS)
+    if short:
+        trials, planned = SHORT_TRIALS, SHORT_KILLS
     whole, cut = (
         prepared(folder / name, trials, asked, decoder, slots) for name, asked in (("whole", {}), ("cut", planned))
     )
@@ -94,7 +95,7 @@ def lead_to_the_end(folder: Path) -> tuple[int, int]:
                     found = []
                 workers |= {process.pid: process for process in found}
                 time.sleep(0.05)
-        _, alive = psutil.wait_procs(list(workers.values()), timeout=3)
+        _, alive = psutil.wait_procs(list(workers.values()), timeout=MOST_SECONDS)
         orphans += sum(map(is_running, alive))
         if leader.returncode == 0:
             return deaths, orphans

@@ -47,7 +47,7 @@ CONTEXTS = (("hpo.training.context", "TrainingContext"), ("hpo.training.bench", 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--against", type=Path, default=HERE, help="another checkout")
+    parser.add_argument("--against", type=Path, help="another checkout")
     parser.add_argument("--without", nargs="+", choices=MEANS, default=[], help="means to do without, one by one")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -55,9 +55,11 @@ def main() -> None:
     if asked.serve:
         print(json.dumps(measured(asked.without)))
         return
+    if bool(asked.against) == bool(asked.without):
+        parser.error("give either --against or --without")
     several = [asked.without] if len(asked.without) > 1 else []
     for without in [*([one] for one in asked.without), *several] or [[]]:
-        compared(asked.against, without, asked.pairs)
+        compared(asked.against or HERE, without, asked.pairs)
 
 
 def compared(checkout: Path, without: Sequence[str], pairs: int) -> None:

@@ -2,7 +2,8 @@
 
 That is the score there, and the score extrapolated to the end of the trial: by a straight line over the logarithm of
 the share, through the last two rungs, and by a power law, a - b * share^-c, fitted to all rungs so far. In the bank of
-`ladder.py`, whose trials were evaluated on all of validation, it is also the loss, and the mean rank of score and loss.
+`ladder.py`, whose trials were evaluated on all of validation, it is also smoother metrics than F1, by themselves and as
+the mean rank of score and metric: the loss, and two that need no threshold, ROC AUC and average precision.
 FILE is a table of learning curves as in `curves.py`; of its trials, those count that were trained to their ends.
 
 Run: python benchmarks/rung_metric.py [FOLDER] [--curves FILE...]    # FOLDER is the bank of ladder.py
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import sqlalchemy as sa
@@ -29,6 +31,8 @@ from hpo.store.tables import STUDY, evaluations
 Floats = NDArray[np.float64]
 SHARES = (62, 125, 250, 500)
 """Rungs of promotion, in per mille of a trial."""
+SMOOTH = ("loss", "roc_auc", "average_precision")
+"""Metrics of a bank's evaluations that change with every prediction, where F1 changes with those across a threshold."""
 MOST_APART = 25
 """Largest distance of an evaluation from the share that it counts for: rungs lie between steps."""
 EXPONENTS = np.linspace(0.1, 2.0, 20)
@@ -66,44 +70,48 @@ def published(path: Path) -> Floats:
     return np.array([np.interp(shares, row.shares, row.searched) for row in ended])
 
 
-def recorded(database: Database, name: str) -> tuple[Floats, Floats]:
-    """Return the scores and the negated losses of a bank's trials, like `published`; NaN where none is near a share."""
+def recorded(database: Database, name: str) -> tuple[Floats, dict[str, Floats]]:
+    """Return the scores of a bank's trials, like `published`, and those by `SMOOTH`; NaN where none is near a share.
+
+    Losses are negated.
+    """
     trials = read_results(database, name).trials
     longest = max(one.configuration["epochs"] for one in trials)
     ends = {one.number: 1000 * one.configuration["epochs"] / longest for one in trials}
-    curves: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+    curves: dict[int, list[tuple[float, ...]]] = defaultdict(list)
     chosen = sa.select(*(evaluations.c[column] for column in ("trial", "rung", "score", "validation_scores"))).where(
         evaluations.c.study_id == STUDY
     )
     with opened_study(database, name) as (_, rows):
         for row in rows.execute(chosen.order_by(evaluations.c.rung)).mappings():
-            loss = json.loads(row["validation_scores"])["values"]["loss"]
-            curves[row["trial"]].append((1000 * row["rung"] / ends[row["trial"]], row["score"], -loss))
-    found = np.full((2, len(curves), len(SHARES) + 1), np.nan)
+            values = json.loads(row["validation_scores"])["values"]
+            smooth = (values[metric] * (-1 if metric == "loss" else 1) for metric in SMOOTH)
+            curves[row["trial"]].append((1000 * row["rung"] / ends[row["trial"]], row["score"], *smooth))
+    found = np.full((1 + len(SMOOTH), len(curves), len(SHARES) + 1), np.nan)
     for number, curve in enumerate(curves.values()):
         found[:, number, -1] = curve[-1][1:]
         for place, share in enumerate(SHARES):
             nearest = min(curve, key=lambda one: abs(one[0] - share))
             if abs(nearest[0] - share) <= MOST_APART:
                 found[:, number, place] = nearest[1:]
-    return found[0], found[1]
+    return found[0], dict(zip(SMOOTH, found[1:], strict=True))
 
 
-def correlations(scores: Floats, losses: Floats | None = None) -> dict[int, dict[str, float]]:
+def correlations(scores: Floats, smooth: Mapping[str, Floats] = MappingProxyType({})) -> dict[int, dict[str, float]]:
     """Return share -> kind -> Spearman's correlation with the last score.
 
     Args:
         scores: at `SHARES` and at the end of each trial.
-        losses: the same of the negated losses, if they are known.
+        smooth: metric -> the same by that metric.
     """
     found = {}
     for place, share in enumerate(SHARES):
         there = ~np.isnan(scores[:, place])
         known, final = scores[there, : place + 1], scores[there, -1]
         kinds = {"score": known[:, -1]}
-        if losses is not None:
-            loss = losses[there, place]
-            kinds |= {"loss": loss, "both": rankdata(known[:, -1]) + rankdata(loss)}
+        for metric, values in smooth.items():
+            one = values[there, place]
+            kinds |= {metric: one, f"score and {metric}": rankdata(known[:, -1]) + rankdata(one)}
         kinds |= {"line": extrapolated(known, line), "power law": extrapolated(known, power_law)}
         found[share] = {kind: float(spearmanr(one, final)[0]) for kind, one in kinds.items()}
     return found

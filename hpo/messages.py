@@ -87,7 +87,8 @@ class Assignment:
     limit_seconds: float | None = None
     """Training and evaluation time beyond which the trial is pruned as not trainable; None for no limit."""
     alone: bool = False
-    """True if its worker must train no other trial at once, because it was training with others when a worker died."""
+    """True if its worker must train no other trial at once: a worker died, or memory ran out, while it trained beside
+    others."""
 
     def ended(self, ending: "Ending", reason: str, seconds: float = 0.0) -> "Outcome":
         """Return an outcome of this attempt for a worker that cannot send one: it died, or did not begin."""

@@ -95,7 +95,8 @@ def confirm(
 
     Without a study file or --model, hpo reads the study and its settings, except --notify, from the store.
     """
-    notes, checks = tuple[str, ...](), partial(_gather_mistakes, output)
+    notes: Sequence[str] = ()
+    checks = partial(_gather_mistakes, output)
     if describes_study(words, given, "hpo confirm"):
         config, notes = study_of_words(words, given, "hpo confirm", checks)
     else:

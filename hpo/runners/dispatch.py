@@ -5,7 +5,7 @@ import math
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ class _Held:
     ends_at: dict[int, float] = field(default_factory=dict)
     """Expected end of each running trial, in seconds since 1970, if known."""
     out_of_memory: list[Outcome] = field(default_factory=list)
-    """Outcomes, not recorded yet, of trials that ran out of memory beside others that still train."""
+    """Outcomes, not recorded yet, of trials that ran out of memory beside others, of which some still train."""
     last_message_at: float = 0.0
     """Time of the worker's last message, in seconds of listening."""
 
@@ -323,16 +323,15 @@ class Dispatch:
             held.ends_at[trial] = self._clock() + left
 
     def _end(self, held: _Held, outcome: Outcome) -> None:
-        if outcome.out_of_memory and len(held.training) > 1 + len(held.out_of_memory):
-            # Others took a part of the memory. Once these have ended, it is tried alone.
-            held.out_of_memory.append(outcome)
-            return
         held.remove(outcome.trial)
-        self._finish(outcome)
-        if held.out_of_memory and len(held.training) == len(held.out_of_memory):
-            outcome = held.out_of_memory.pop()
+        if outcome.out_of_memory and (held.training or held.out_of_memory):
+            # Others took a part of the memory. Once these have ended, it is tried alone.
             self._coordinator.faults.alone.add(outcome.trial)
-            self._end(held, replace(outcome, ending=Ending.PAUSED))
+            held.out_of_memory.append(replace(outcome, ending=Ending.PAUSED))
+        else:
+            self._finish(outcome)
+        while held.out_of_memory and not held.training:
+            self._finish(held.out_of_memory.pop())
 
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
@@ -365,13 +364,12 @@ class Dispatch:
         # A worker that dies before it reports a start has started the first of its assignments.
         training = held.training.keys() or set(list(held.waiting)[:1])
         is_innocent = lost.cause is LossCause.MACHINE or self._pausing_since is not None
-        is_charged = len(training) == 1 and not is_innocent
         if len(training) > 1 and not is_innocent:
             # Each is trained alone next time, to find the one that kills the process.
             self._coordinator.faults.alone.update(training)
-        for trial, assignment in held.all.items():
-            ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
-            self._finish(self._cut(held, assignment, ending, lost.reason))
+        charged = training if len(training) == 1 and not is_innocent else ()
+        for outcome in self._cut(held, lost.reason, charged):
+            self._finish(outcome)
 
     def _leave_out_quarantined(self) -> None:
         """Quarantine workers on which several trials failed; their trials are retried elsewhere, uncharged."""
@@ -382,16 +380,18 @@ class Dispatch:
             self._pool.discard(worker)
             self._callback.left_out(worker, reason)
             held = self._held.pop(worker, _Held())
-            for assignment in held.all.values():
-                self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))
+            for outcome in self._cut(held, "Its worker was left out."):
+                self._coordinator.finish(outcome)
             # Trials that failed on all other workers may be retried on those.
             self._look_again()
         self._failure = self._failure or self._coordinator.faults.abort_reason()
 
-    def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:
-        """Return the end of an attempt that its worker cannot report, with the seconds since its start."""
-        seconds = self._clock() - held.began_at[assignment.trial] if assignment.trial in held.training else 0.0
-        return assignment.ended(ending, reason, max(0.0, seconds))
+    def _cut(self, held: _Held, reason: str, charged: Collection[int] = ()) -> Iterator[Outcome]:
+        """Yield the ends of attempts that their worker cannot report, with the seconds since their starts."""
+        yield from held.out_of_memory
+        for trial, assignment in held.all.items():
+            seconds = self._clock() - held.began_at[trial] if trial in held.training else 0.0
+            yield assignment.ended(Ending.DIED if trial in charged else Ending.PAUSED, reason, max(0.0, seconds))
 
 
 def _log_failure(removal: Future[None]) -> None:

@@ -15,7 +15,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.batching import Rows, collate
 from hpo.data.stratify import stratified_sample
 from hpo.data.tokenization import TokenizedSplit
-from hpo.errors import ConfigurationError, SpaceError
+from hpo.errors import ConfigurationError, SpaceError, error_line
 from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.messages import Measurement, Precision
 from hpo.model.trial_model import TrialModel
@@ -236,7 +236,7 @@ def _step(context: TrainingContext, split: TokenizedSplit, rows: Rows) -> Step:
             if precision == "fp32" or is_out_of_memory(error):
                 raise
             # Some networks fill in numbers that bf16 does not hold, such as the DeBERTa of 2020.
-            raise NotInBf16(" ".join(str(error).split())) from error
+            raise NotInBf16(error_line(error)) from error
         criterion(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
         context.model.network.zero_grad(set_to_none=True)
         return logits.detach()

@@ -127,13 +127,16 @@ def slot_rates(context: TrainingContext, hyperparameters: Hyperparameters, most_
             batches.append(make_batch(rows, [seed]))
         return len(trainings) / _fastest(partial(_step_of_all, context, trainings, batches), until)
 
-    before, gradients.shared_tokens = gradients.shared_tokens, MEASURED_PASSES * usual
+    micro_batch, before = gradients.micro_batch(hyperparameters), gradients.shared_tokens
+    micro_batch_before, gradients.shared_tokens = replace(micro_batch), MEASURED_PASSES * usual
     try:
-        while (not rates or _may_double(rates, until)) and (rate := if_memory_suffices(doubled)) is not None:
+        while (not rates or _may_double(rates, until)) and (rate := if_memory_suffices(doubled)):
             rates[len(trainings)] = rate
         # Shared passes for which memory did not suffice have lowered it.
         fitting = gradients.shared_tokens
     finally:
+        # There is more room for a trial alone.
+        micro_batch.restore(micro_batch_before)
         gradients.shared_tokens = before
         context.model.reset(0)
     if not rates:
@@ -186,7 +189,7 @@ def busy_share(context: TrainingContext, hyperparameters: Hyperparameters) -> fl
 def _may_double(rates: Mapping[int, float], until: float) -> bool:
     """Return true if measuring twice as many trials may be worth the time."""
     most, rate = max(rates.items())
-    pays = rate > 0 and (most == 1 or _pays(rates, most))
+    pays = most == 1 or _pays(rates, most)
     return pays and most < MOST_SLOTS and time.perf_counter() + SLOT_STEPS * 2 * most / rate <= until
 
 

@@ -261,6 +261,35 @@ def test_out_of_memory_beside_another_a_trial_is_tried_alone_before_it_is_infeas
     assert [trial.state for trial in plain_trials(sqlite_url)] == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
+def test_two_that_run_out_of_memory_in_one_step_are_each_tried_alone(sqlite_url: str) -> None:
+    def script() -> Iterator[Sequence[WorkerMessage]]:
+        yield [worker.runs_out_of_memory(1), worker.runs_out_of_memory(0)]
+        for _ in range(2):
+            [alone] = worker.training.values()
+            assert (alone.attempt, alone.alone) == (2, True)
+            yield [worker.completed(alone.trial)]
+
+    worker = TwoSlots()
+    worker.script = script()
+    with searched(sqlite_url, worker, budget={"trials": 2}):
+        pass
+    assert [attempts(sqlite_url, trial) for trial in (0, 1)] == [["paused", "completed"]] * 2
+
+
+def test_a_worker_s_death_is_charged_to_the_one_left_when_another_has_run_out_of_memory(sqlite_url: str) -> None:
+    def script() -> Iterator[Sequence[WorkerMessage]]:
+        yield [worker.runs_out_of_memory(1)]
+        yield worker.dies()
+
+    worker = TwoSlots()
+    worker.script = script()
+    with searched(sqlite_url, worker, budget={"trials": 2}):
+        pass
+    assert attempts(sqlite_url, 0) == ["died", "completed"]
+    assert attempts(sqlite_url, 1) == ["paused", "completed"]
+    assert {one.trial: one.alone for one in worker.given if one.attempt == 2} == {0: False, 1: True}
+
+
 # -- a real one
 
 

@@ -114,7 +114,9 @@ def test_a_network_without_bf16_is_trained_in_fp32(tiny_bert: Path, texts: Path,
     for seconds in (math.inf, 60.0):
         measured = worker.measure(tiny_hyperparameters(max_length=16), seconds)
         assert (measured.precision, measured.bf16_seconds) == ("fp32", 0.0)
-        assert measured.unmeasured.startswith("the model does not compute in bf16 (value cannot be converted")
+        assert measured.unmeasured.startswith(
+            "the model does not compute in bf16 (RuntimeError: value cannot be converted"
+        )
     _, outcome = trained(worker, tiny_assignment(tiny_hyperparameters(max_length=16)))
     assert outcome.ending is Ending.COMPLETED
 

@@ -413,6 +413,24 @@ def test_the_measurement_of_slots_ends_where_memory_does(
     assert list(two.slot_rates(lora(0).hyperparameters).rates) == measured
 
 
+def test_what_several_lack_memory_for_is_not_measured_and_is_no_limit_for_one(
+    two: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients, values = two._context.gradients, lora(0).hyperparameters
+    of_slots = gradients.of_slots
+
+    def of_two(waiting: Sequence[SlotBatch]) -> Sequence[torch.Tensor | Exception]:
+        if len(waiting) <= 2:
+            return of_slots(waiting)
+        gradients.micro_batch(values).shrink(values.batch_size, may_checkpoint=False)
+        return [MemoryError()] * len(waiting)
+
+    monkeypatch.setattr(gradients, "of_slots", of_two)
+    monkeypatch.setattr("hpo.training.probe.WORTH_DOUBLING", 0.0)
+    assert list(two.slot_rates(values).rates) == [1, 2]
+    assert gradients.micro_batch(values).at_once(values.batch_size) == values.batch_size
+
+
 def test_no_step_of_a_measurement_is_beyond_the_end_of_the_schedule(
     two: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

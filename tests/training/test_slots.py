@@ -186,6 +186,33 @@ def test_adapters_of_other_ranks_and_targets_are_each_as_if_alone(
     compare(trained(two, *pair), trained(alone, *pair))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trials_with_unlike_numbers_of_frozen_layers_are_each_as_if_alone(
+    checkpointing: bool, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first to adapt all layers diverges; two more take the places of trials that have ended."""
+    passes: set[tuple[int, ...]] = set()
+    original = Slots.logits
+
+    def noted(slots: Slots, parts: Sequence[tuple[TrialModel, Batch]]) -> tuple[torch.Tensor, ...]:
+        passes.add(tuple(sorted(model.frozen.depth if model.frozen else 0 for model, _ in parts)))
+        return original(slots, parts)
+
+    monkeypatch.setattr(Slots, "logits", noted)
+    upper, middle = {"lora_targets": "3.attention.self.query,3.output.dense"}, {"lora_targets": "1.output.dense"}
+    diverging = {"learning_rate": 1e30, "optimizer": "sgd", "max_grad_norm": None, "warmup_ratio": 0.0}
+    trials = (
+        lora(0, dropout=0.3, **upper), lora(1, epochs=4, **middle), lora(2, **diverging), lora(3, epochs=6),
+        lora(4, lora_rank=2, batch_size=5, max_length=8, **upper),
+    )  # fmt: skip
+    model, compute = save_tiny_bert(tmp_path / "bert", layers=4), {"gradient_checkpointing": checkpointing}
+    wanted = trained(opened(model, texts, 1, **compute), *trials)
+    assert wanted[2][1].ending is Ending.DIVERGED
+    passes.clear()
+    compare(trained(opened(model, texts, 3, **compute), *trials), wanted)
+    assert {(0, 1, 3), (0, 3, 3), (3, 3)} <= passes
+
+
 def test_a_free_slot_is_filled_while_the_other_trains(two: Worker, alone: Worker) -> None:
     three = (head(0, epochs=2), SECOND, head(2, epochs=4, dropout=0.2))
     compare(trained(two, *three), trained(alone, *three))

@@ -25,7 +25,7 @@ SHORT_KILLS = {"worker": 3, "leader": 1}
 SEED = 7
 MOST_DIFFERENCE = 1e-5
 """Relative difference of the losses of a trial that shared its steps from those of the same beside others."""
-MOST_SECONDS = 10
+MOST_SECONDS = 30
 """In which workers end after their leader; one that still imports notices only then."""
 LEADER = str(Path(__file__).with_name("chaos.py"))
 

@@ -112,7 +112,7 @@ def _watch(database: "Database", study: str | None) -> None:
 
 
 def _worded(gain: "Gain | None", metric: str) -> str:
-    """Return a sentence on a gain after an empty line; empty if the gain is unknown."""
+    """Return what a gain says after an empty line; empty if the gain is unknown."""
     from hpo.verdict.gain import gain_in_words
 
     return "" if gain is None else f"\n{gain_in_words(gain, metric)}\n"

@@ -2,7 +2,7 @@
 
 It shows while trials still train whether tuning helps. The noise is that over rows, and over seeds if the default was
 trained on two. Unlike the verdict, it does not pair the rows of the two configurations, so its interval tends to be too
-wide; `docs/verdict.md` has the measured coverage.
+wide; `docs/verdict.md` has the measured coverage. It is about the trials so far, not about what others could reach.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ from hpo.verdict.wording import amount, in_points
 
 FEWEST = 3
 """Completed trials besides the default below which nothing is said."""
+ENOUGH = 8
+"""Completed trials besides the default from which on it is said that none is shown to be better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Gain:
     interval: Interval
     noise: float
     """Standard deviation of a single score."""
+    trials: int
+    """Number of completed trials besides the default."""
 
 
 def scored(standing: Standing, results: StudyResults) -> Standing:
@@ -83,19 +87,27 @@ def gain_over_default(
     scores = (default.objective, *others.values())
     bias = simulated_selection_bias(scores, all_noise, 1, 0, unseen=False, left_out=True).winner
     gain, half = others[best] - default.objective - bias, NormalDist().inv_cdf((1 + COVERAGE) / 2) * 2**0.5 * noise
-    return Gain(trial=best, gain=gain, interval=Interval(low=gain - half, high=gain + half), noise=noise)
+    interval = Interval(low=gain - half, high=gain + half)
+    return Gain(trial=best, gain=gain, interval=interval, noise=noise, trials=len(others))
 
 
 def gain_sentences(results: StudyResults) -> tuple[str, ...]:
-    """Return a sentence on the gain so far; none if it is unknown, or if confirming runs have better evidence."""
+    """Return what the gain so far says; empty if it is unknown, or if confirming runs have better evidence."""
     found = None if results.confirmation else gain_so_far(results)
     return () if found is None else (gain_in_words(found, results.metric),)
 
 
 def gain_in_words(gain: Gain, metric: str) -> str:
-    """Return a sentence on a gain."""
+    """Return a sentence on a gain, and after enough trials without one a second, on all of them."""
     beyond = "more than" if gain.interval.low > 0 else "within"
-    return (
+    first = (
         f"Trial {gain.trial} against the default so far, less selection bias: {amount(metric, gain.gain)} "
         f"{in_points(metric, gain.interval)}, {beyond} the noise of single scores."
     )
+    if gain.trials < ENOUGH or gain.interval.low > 0:
+        return first
+    second = f"None of the {gain.trials} trials completed besides the default is shown to be better"
+    if gain.interval.high <= 0:
+        return f"{first} {second}; the default is the best so far."
+    most = amount(metric, gain.interval.high)
+    return f"{first} {second}; by this interval the best of them is better by at most {most}."

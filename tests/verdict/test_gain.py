@@ -65,6 +65,24 @@ def test_a_large_gain_is_more_than_the_noise() -> None:
     assert "accuracy points [" in said
 
 
+def test_after_eight_trials_it_is_said_that_none_is_shown_to_be_better() -> None:
+    [said] = gain_sentences(searched(0.91, 0.92, *[0.9] * 6))
+    found = gain_so_far(searched(0.91, 0.92, *[0.9] * 6))
+    assert found is not None
+    assert found.interval.low <= 0 < found.interval.high
+    assert said.endswith(
+        " None of the 8 trials completed besides the default is shown to be better; by this interval the best of them "
+        f"is better by at most {100 * found.interval.high:.1f} accuracy points."
+    )
+    [said] = gain_sentences(searched(*[0.8] * 9))
+    assert said.endswith(
+        " None of the 9 trials completed besides the default is shown to be better; the default is the best so far."
+    )
+    for others in ([0.91, 0.92, *[0.9] * 5], [0.99, *[0.9] * 8]):
+        [said] = gain_sentences(searched(*others))
+        assert said.endswith("the noise of single scores."), "too few trials, or one that is better"
+
+
 def test_nothing_is_said_where_nothing_is_known_or_a_confirmation_says_more() -> None:
     assert gain_sentences(searched(*[0.9] * (FEWEST - 1))) == ()
     assert gain_sentences(study([trial(0, None, state="PRUNED"), *(trial(n, 0.9) for n in range(1, 9))])) == ()

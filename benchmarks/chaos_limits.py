@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -38,7 +38,7 @@ MIB = 2**20
 
 # -- memory
 
-LIMIT_MIB = 48
+LIMIT_MIB = 52
 BATCH = 512
 DROPOUTS = (0.0, 0.2)
 
@@ -64,11 +64,14 @@ def memory(folder: Path, short: bool) -> list[Figure]:
     """Train within a real limit of memory, and with room: the same without dropout, and it trains with it."""
     del short  # It is as short as it can be.
     model, texts = save_tiny_bert(folder / "model", longest=128), long_texts(folder / "texts.csv")
-    context = multiprocessing.get_context("spawn")
-    # The limit is one of addresses: what is freed must go back at once, and not wait in the heap for its like.
-    with patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": "65536"}), ProcessPoolExecutor(2, context) as processes:
-        runs = [processes.submit(trained_within, model, texts, limit) for limit in (None, LIMIT_MIB)]
-        (room, masked_room), (limited, masked_limited) = (run.result(120) for run in runs)
+    context, cases = multiprocessing.get_context("spawn"), list(product((None, LIMIT_MIB), DROPOUTS))
+    # Each in a process of its own: what a trial has left in the heap would be missing to the next.
+    with (
+        patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": "65536"}),
+        ProcessPoolExecutor(2, context, max_tasks_per_child=1) as processes,
+    ):
+        runs = [processes.submit(trained_within, model, texts, *case) for case in cases]
+        room, masked_room, limited, masked_limited = (run.result(240) for run in runs)
     apart = max(float(np.abs(limited.weights[name] - weight).max()) for name, weight in room.weights.items())
     off = max(abs(one - other) for one, other in zip(limited.losses, room.losses, strict=False))
     learned = masked_limited.losses[-1] < masked_limited.losses[0]
@@ -90,30 +93,27 @@ def long_texts(path: Path) -> Path:
     return path
 
 
-def trained_within(model: Path, texts: Path, mib: int | None) -> list[Trained]:
-    """Train a trial for each dropout in this process, which may take so much more memory than with its model open."""
+def trained_within(model: Path, texts: Path, mib: int | None, dropout: float) -> Trained:
+    """Train a trial in this process, which may take so much more memory than with its model open."""
     torch.set_num_threads(1)
     config = tiny_study(model, texts)
-    worker = open_worker(config, load_splits(config.data, config.seed))
+    # The limit is one of addresses: what is freed must go back at once, and not wait in the heap for its like.
+    with patch("hpo.training.worker.settle_heap"):
+        worker = open_worker(config, load_splits(config.data, config.seed))
     worker.cut_share(128)
     if mib is not None:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + mib * MIB, resource.RLIM_INFINITY))
-    found = []
-    for dropout in DROPOUTS:
-        chosen = tiny_hyperparameters(batch_size=BATCH, max_length=128, dropout=dropout, epochs=2)
-        reports, outcome = trained(worker, tiny_assignment(chosen))
-        weights = worker._context.model.network.state_dict()
-        found.append(
-            Trained(
-                ending=outcome.reason or outcome.ending,
-                rows=outcome.micro_batch_size or BATCH,
-                losses=[report.validation.values["loss"] for report in reports] or [math.nan],
-                weights={name: weight.numpy().copy() for name, weight in weights.items()},
-            )
-        )
+    chosen = tiny_hyperparameters(batch_size=BATCH, max_length=128, dropout=dropout, epochs=2)
+    reports, outcome = trained(worker, tiny_assignment(chosen))
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    return found
+    weights = worker._context.model.network.state_dict()
+    return Trained(
+        ending=outcome.reason or outcome.ending,
+        rows=outcome.micro_batch_size or BATCH,
+        losses=[report.validation.values["loss"] for report in reports] or [math.nan],
+        weights={name: weight.numpy().copy() for name, weight in weights.items()},
+    )
 
 
 # -- deadlines

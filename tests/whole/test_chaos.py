@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
-SECTIONS = ("kills", "memory", "postgresql", "sqlite", "leaders", "clocks", "disks", "deadlines", "overhead")
+SECTIONS = ("kills", "slots", "memory", "postgresql", "sqlite", "leaders", "clocks", "disks", "deadlines", "overhead")
 
 
 @pytest.mark.slow

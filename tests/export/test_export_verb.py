@@ -170,5 +170,11 @@ def test_from_another_folder_with_other_paths_every_form_gives_the_same_score(hp
     said = json.loads(ended.stdout)
     assert said["score"] == pytest.approx(said["in_the_search"], abs=1e-9)
     ours, theirs = (load_file(elsewhere / folder / "model.safetensors") for folder in ("ours", "theirs"))
+    whole = next(name for name in ours if name.endswith("word_embeddings.weight"))
+    pretrained = next(one for name, one in load_file("again/model.safetensors").items() if whole.endswith(name))
+    # hpo does not train the rows of tokens that do not occur; in the script weight decay shrinks them.
+    trained = (ours[whole] != pretrained).any(dim=1)
+    assert trained.any()
     for name, weight in ours.items():
-        torch.testing.assert_close(theirs[name], weight, rtol=1e-4, atol=1e-5)
+        rows = trained if name == whole else slice(None)
+        torch.testing.assert_close(theirs[name][rows], weight[rows], rtol=1e-4, atol=1e-5)

@@ -52,9 +52,9 @@ class _Held:
         return len(self.training) + len(self.waiting)
 
     def slots(self, capacity: Capacity) -> int:
-        """Return how many trials the worker trains at once, given its assignments."""
+        """Return how many trials the worker may have at once: none more while one waits to be tried alone."""
         alone = capacity.slots > 1 and any(one.alone for one in self.all.values())
-        return 1 if alone or self.out_of_memory else capacity.slots
+        return 0 if self.out_of_memory else 1 if alone else capacity.slots
 
     def remove(self, trial: int) -> None:
         """Forget a trial whose outcome is known."""

@@ -1,5 +1,6 @@
 """A worker with two slots, scripted, as the dispatch and the coordinator see it: admitted, pruned, lost together."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hpo.runners.dispatch import Dispatch
 from hpo.runners.processes.worker_process import Inbox, Service
 from hpo.runners.run import run
 from hpo.runners.worker_pool import LossCause, WorkerLost, WorkerMessage
+from hpo.search.coordinator import Coordinator
 from hpo.training.probe import SlotRates
 from hpo.training.worker import Worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts
@@ -274,6 +276,29 @@ def test_two_that_run_out_of_memory_in_one_step_are_each_tried_alone(sqlite_url:
     with searched(sqlite_url, worker, budget={"trials": 2}):
         pass
     assert [attempts(sqlite_url, trial) for trial in (0, 1)] == [["paused", "completed"]] * 2
+
+
+def test_while_one_waits_to_be_tried_alone_nothing_is_asked_ahead(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would begin at once in the free slot, and the one that waits might wait for ever."""
+    left = [math.inf]
+
+    def script() -> Iterator[Sequence[WorkerMessage]]:
+        yield [worker.runs_out_of_memory(1)]
+        left[0] = 0.0
+        yield [report_at(worker.training[0], worker.training[0].milestones[0], 0.5)]
+        assert list(worker.training) == [0]
+        yield [worker.completed(0)]
+        assert worker.given[2].trial == 1
+        worker.prefetch = 0
+
+    monkeypatch.setattr(Coordinator, "expected_seconds", lambda *_: left[0])
+    worker = TwoSlots()
+    worker.script, worker.prefetch = script(), 1
+    with searched(sqlite_url, worker, budget={"trials": 3}, search={"pruner": "none"}):
+        pass
+    assert attempts(sqlite_url, 1) == ["paused", "completed"]
 
 
 def test_a_worker_s_death_is_charged_to_the_one_left_when_another_has_run_out_of_memory(sqlite_url: str) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Measurement, Probe
+from hpo.messages import Measurement, Probe, WorkerSettings
 from hpo.runners import gpu_sharing
 from hpo.runners.gpu_sharing import MOST_TRIALS, SPARE_MEMORY, speedups, trials_per_gpu, with_shared_gpus
 from hpo.runners.processes.worker_specs import runner_of, worker_specs_of, workers_of
@@ -92,8 +92,8 @@ class Lead:
     def measure(self, _hyperparameters: object) -> Measurement:
         return Measurement(fp32_seconds=0.1, bf16_seconds=0.05, difference=0.0, precision="bf16")
 
-    def use(self, precision: str) -> None:
-        self.used.append(precision)
+    def use(self, settings: WorkerSettings) -> None:
+        self.used.append(settings.precision)
 
     def probe(self, _hyperparameters: object, _steps: int) -> Probe:
         return probe_of(3.0)
